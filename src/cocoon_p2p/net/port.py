@@ -1,0 +1,154 @@
+"""The port `Network`: everything the rest of the program knows of the network.
+
+Behind it stand `libp2p.py` (TCP, Noise, yamux, Kademlia, gossipsub) and `memory.py` (the same, simulated, on trio's
+clock). `cocoon_p2p.testing.net_contract` holds the tests that both pass.
+
+Errors: every method that touches a peer raises `TransportError` and nothing else of the network; a peer that breaks the
+framing raises `RemoteProtocolError`. `trio.Cancelled` passes through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from cocoon_p2p.ids import PeerId
+
+Bytes = bytes | bytearray | memoryview
+
+
+class Stream(Protocol):
+    """An ordered, bidirectional stream of frames to one peer.
+
+    A frame is 1 to `limits.FRAME_BYTES_MAX` bytes. On the wire each is preceded by its length (u32, big-endian); the
+    length 0 is the end frame, so that a stream that was cut off is told from one that was closed.
+    """
+
+    @property
+    def peer(self) -> PeerId:
+        """The authenticated peer at the other end."""
+
+    @property
+    def protocol(self) -> str: ...
+
+    async def send(self, *frames: Bytes) -> None:
+        """Send frames in order, together. Waits while the peer's window is full (back-pressure). Safe to call from
+        several tasks: the frames of one call stay together. Raises TransportError(outcome_known=False), and
+        LocalProtocolError for a frame that is empty or too long."""
+
+    async def receive(self) -> bytes:
+        """The next frame. Raises EndOfStream after the peer's end frame, TransportError when the stream was cut off,
+        RemoteProtocolError when the announced length is over the bound (the stream is then reset)."""
+
+    async def aclose(self) -> None:
+        """Send the end frame and close; never raises TransportError. Idempotent."""
+
+    async def reset(self) -> None:
+        """Abort both directions at once; the peer's receive() raises TransportError. Idempotent."""
+
+
+StreamHandler = Callable[[Stream], Awaitable[None]]
+"""Runs for the life of one inbound stream. An exception it raises resets this stream and harms no other."""
+
+RecordValidator = Callable[[str, bytes], int]
+"""(key, value) -> sequence number; of two valid records the higher sequence number wins. Raises RemoteProtocolError for
+a record that is not valid under this key. Pure and quick: it runs on every record that passes."""
+
+MessageValidator = Callable[[PeerId, bytes], bool]
+"""(author, data) -> whether to accept and forward. An exception counts as False."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerAddresses:
+    """A peer and where it says it can be reached: multiaddrs without the /p2p/ part."""
+
+    peer: PeerId
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectedPeer:
+    peer: PeerId
+    address: str
+    """Multiaddr of the other end of the connection ("" where the transport has none)."""
+    direction: Literal["inbound", "outbound"]
+    connected_at: float
+    """trio.current_time() at connection."""
+    agent: str
+    """The agent version it told us by identify; "" before that."""
+    latency_s: float | None
+    """Round-trip time of the last keep-alive ping; None before the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerConnected:
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class PeerDisconnected:
+    peer: PeerId
+
+
+NetworkEvent = PeerConnected | PeerDisconnected
+
+
+class Network(Protocol):
+    """One node's view of the network. Made by an async context manager (`open_libp2p`, `MemoryHub.open`) that listens on
+    entry and, on exit, closes listeners, connections and streams."""
+
+    @property
+    def peer_id(self) -> PeerId: ...
+
+    def addresses(self) -> tuple[str, ...]:
+        """The multiaddrs we listen on, without /p2p/, wildcard addresses resolved to the machine's own."""
+
+    async def connect(self, peer: PeerId, addresses: Sequence[str]) -> None:
+        """Make sure that there is a connection to `peer`. The peer proves its id in the handshake: another identity at
+        that address is a TransportError. Raises TransportError (with every address's failure in the message) within
+        limits.DIAL_TIMEOUT_S."""
+
+    async def disconnect(self, peer: PeerId) -> None: ...
+
+    def peers(self) -> tuple[ConnectedPeer, ...]: ...
+
+    def ban(self, peer: PeerId, duration_s: float) -> None:
+        """Drop the peer's connections and refuse new ones for so long."""
+
+    def events(self) -> AbstractAsyncContextManager[AsyncIterator[NetworkEvent]]:
+        """Subscribe to what happens from now on. A subscriber that does not keep up loses the oldest events beyond
+        limits.NET_EVENTS_QUEUE_MAX."""
+
+    async def open_stream(self, peer: PeerId, protocol: str) -> Stream:
+        """A new stream to a connected peer (connecting first if we know its addresses). Raises TransportError: not
+        connected, protocol unknown to the peer, too many streams."""
+
+    def set_handler(self, protocol: str, handler: StreamHandler) -> None:
+        """Serve `protocol` ("/cocoon/job/1"). One handler a protocol; set before or after listening."""
+
+    async def dht_put(self, key: str, value: bytes) -> None:
+        """Store a record at the peers nearest to its key. The key is ASCII, "/<namespace>/<rest>", and the namespace has
+        a validator. Raises TransportError when nobody took it (the record is then kept locally)."""
+
+    async def dht_get(self, key: str) -> bytes | None:
+        """The valid record with the highest sequence number that a lookup of at most limits.DHT_LOOKUP_TIMEOUT_S finds
+        (asking the network first, not the local copy), or None."""
+
+    async def provide(self, content_id: bytes) -> None:
+        """Tell the DHT that this node provides `content_id` (32 bytes)."""
+
+    async def find_providers(self, content_id: bytes, count: int) -> tuple[PeerAddresses, ...]:
+        """Up to `count` peers that said so, this node never among them, each once: hints, to be confirmed by asking."""
+
+    async def publish(self, topic: str, data: bytes) -> None:
+        """Gossip `data`; nothing is promised. Raises LocalProtocolError above limits.GOSSIP_MESSAGE_BYTES_MAX."""
+
+    def subscribe(
+        self, topic: str, validator: MessageValidator
+    ) -> AbstractAsyncContextManager[AsyncIterator[tuple[PeerId, bytes]]]:
+        """(author, data) of each accepted message of others, not our own."""
+
+    def counters(self) -> Mapping[str, int]:
+        """What was dropped, refused or swallowed, by a name like "handler_failed" or "gossip_rejected"."""

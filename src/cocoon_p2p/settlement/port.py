@@ -1,0 +1,92 @@
+"""The port `Settlement`: channels, cumulative vouchers and balances, whatever stands behind them.
+
+A payer has one channel to each payee it works with. A voucher says "of this channel's deposit you may take `cumulative`
+in all"; it only ever grows. Credit is what was signed and not yet earned. protocols/voucher/1 has the rules.
+`cocoon_p2p.testing.settlement_contract` holds the tests that every backend passes.
+
+All methods have been written to disk when they return. All amounts are nanogram. All raise SettlementError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from cocoon_p2p.ids import JobId, PeerId
+
+ReservationEnd = Literal["released", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelStatus:
+    """One channel, seen from this node."""
+
+    channel: bytes
+    """32 bytes, the account id of the channel's address."""
+    role: Literal["payer", "payee"]
+    other: PeerId
+    deposit: int
+    cumulative: int
+    """Highest amount signed by the payer (and known here)."""
+    earned: int
+    """Sum of the prices of the jobs whose receipts are settled."""
+    reserved: int
+    """Sum of the maximum prices of the jobs in progress."""
+    claimed: int
+    closed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    network_id: int
+    available: int
+    """Not in any channel."""
+    deposited: int
+    """Locked in channels that we pay from."""
+    spent: int
+    earned: int
+    claimed: int
+
+
+class Settlement(Protocol):
+    @property
+    def network_id(self) -> int:
+        """0 for play money, −3 for TON's testnet, −239 for its mainnet."""
+
+    # --- as a payer ---
+    async def reserve(self, payee: PeerId, job_id: JobId, max_total: int) -> bytes:
+        """Set `max_total` aside for a job, opening or topping up the channel when needed, and return the payment (the
+        bytes of voucher/1 §4) that entitles the payee to it. Code BALANCE when the wallet has too little."""
+
+    async def paid(self, job_id: JobId, price: int) -> None:
+        """The job's receipt is verified: `price` (at most its reservation) was spent. Idempotent."""
+
+    async def end_reservation(self, job_id: JobId, end: ReservationEnd) -> None:
+        """ "released": the payee cannot have earned it, so the credit serves the next job. "unknown": the payee may have
+        earned it; it is counted as spent until a receipt says otherwise. Idempotent."""
+
+    # --- as a payee ---
+    async def accept_payment(self, payer: PeerId, job_id: JobId, payment: bytes, max_total: int) -> None:
+        """Verify and keep a payment, and reserve `max_total` of the payer's credit. Raises RemoteProtocolError for what
+        an honest payer never sends (bad signature, stale or foreign voucher), SettlementError(code="CREDIT", with the
+        cumulative amount needed in `needed`) when the credit does not cover the job."""
+
+    async def earned(self, job_id: JobId, price: int) -> None:
+        """The job is done and its receipt signed: `price` of its reservation is ours. Idempotent."""
+
+    async def release(self, job_id: JobId) -> None:
+        """The job failed: the payer's credit is free again. Idempotent."""
+
+    # --- both ---
+    async def open_reservations(self) -> Sequence[tuple[JobId, Literal["payer", "payee"]]]:
+        """What was reserved and not ended, after a crash for instance."""
+
+    async def claim(self, channel: bytes) -> int:
+        """As a payee: take what was earned out of the channel. The amount."""
+
+    async def close(self, channel: bytes) -> None: ...
+
+    async def channels(self) -> Sequence[ChannelStatus]: ...
+
+    async def balance(self) -> Balance: ...
