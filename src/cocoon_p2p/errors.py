@@ -8,7 +8,8 @@ CocoonError(code, retryable)
 ├ PeerRefused(reason)     a well-formed "no", with what would make it a yes
 ├ TransportError          the connection; `outcome_known` tells whether the peer can have acted
 ├ ExecutionError          the model, its input, or the sandbox
-└ SettlementError         channels, vouchers, balances
+├ SettlementError         channels, vouchers, balances; `needed` tells what would do
+└ StoreError              the database of jobs and receipts
 """
 
 from __future__ import annotations
@@ -111,6 +112,25 @@ class ExecutionError(CocoonError):
 
 
 class SettlementError(CocoonError):
-    """A channel, a voucher or a balance."""
+    """A channel, a voucher or a balance. `needed` is the amount in nanogram that would make it work, where one would:
+    the cumulative amount for CREDIT, the price of the job and of its channel for BALANCE."""
 
     default_code = "SETTLEMENT"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        retryable: bool = False,
+        hint: str | None = None,
+        needed: int | None = None,
+    ) -> None:
+        super().__init__(message, code=code, retryable=retryable, hint=hint)
+        self.needed = needed
+
+
+class StoreError(CocoonError):
+    """The database of jobs and receipts cannot be written or read: the disk is full, gone or damaged."""
+
+    default_code = "STORE"

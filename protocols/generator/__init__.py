@@ -1,0 +1,1 @@
+"""Makes the vectors, independently of the package: see ../generate.py."""

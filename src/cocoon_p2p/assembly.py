@@ -1,0 +1,271 @@
+"""Puts a node together: opens the ports in order, starts the drivers, and takes all of it down again in reverse."""
+
+from __future__ import annotations
+
+import importlib
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from cocoon_p2p.config import NodeConfig
+from cocoon_p2p.drivers.clock import Clock, SystemClock, unix_ms
+from cocoon_p2p.drivers.job_client import ClientPorts, JobClient
+from cocoon_p2p.drivers.job_provider import JobProvider, ProviderPorts
+from cocoon_p2p.drivers.joining import Joiner
+from cocoon_p2p.drivers.market import SEQUENCE_NAME, MarketDriver, MarketPorts
+from cocoon_p2p.drivers.plain_nursery import open_plain_nursery
+from cocoon_p2p.drivers.purchase import Buyer, BuyerPorts
+from cocoon_p2p.drivers.recovery import recover
+from cocoon_p2p.drivers.resolve import Resolver
+from cocoon_p2p.drivers.serving import Serving
+from cocoon_p2p.drivers.standing import StandingKeeper
+from cocoon_p2p.errors import CocoonError
+from cocoon_p2p.execution.port import Engine
+from cocoon_p2p.home import Home
+from cocoon_p2p.ids import ModelId, PeerId, Tier
+from cocoon_p2p.models.registry import InstalledModel, ModelRegistry
+from cocoon_p2p.net.port import Network, PeerAddresses
+from cocoon_p2p.proto.market import Announcer, MarketBook, validate_record
+from cocoon_p2p.proto.provider_desk import ProviderDesk
+from cocoon_p2p.sealing.envelope import SealKey
+from cocoon_p2p.sealing.seal_keys import SealKeyRing
+from cocoon_p2p.sealing.signing import IdentityKey
+from cocoon_p2p.settlement.local import open_local_settlement
+from cocoon_p2p.settlement.port import Settlement
+from cocoon_p2p.store import Store, open_store
+from cocoon_p2p.wire.capacity import CAPACITY_NAMESPACE
+from cocoon_p2p.wire.job import JOB_PROTOCOL
+from cocoon_p2p.wire.seal import make_seal_key_record
+
+VALIDATORS = {CAPACITY_NAMESPACE: validate_record}
+SHUTDOWN_GRACE_S = 5.0
+"""Jobs that run when the node stops may finish for so long; a MiniLM job takes milliseconds."""
+GOODBYE_S = 2.0
+"""For the last announcement and the end frames of our streams."""
+
+NetworkOpener = Callable[[IdentityKey, NodeConfig], AbstractAsyncContextManager[Network]]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything that a running node consists of."""
+
+    home: Home
+    config: NodeConfig
+    identity: IdentityKey
+    clock: Clock
+    started: float
+    network: Network
+    store: Store
+    settlement: Settlement
+    standing: StandingKeeper
+    registry: ModelRegistry
+    market: MarketDriver
+    buyer: Buyer
+    serving: Serving | None
+    """None for a node that serves nobody."""
+
+
+@asynccontextmanager
+async def open_parts(
+    home: Home,
+    config: NodeConfig,
+    *,
+    open_network: NetworkOpener | None = None,
+    clock: Clock | None = None,
+    rng: random.Random | None = None,
+) -> AsyncIterator[Parts]:
+    """Raises ConfigError, TransportError (no bootstrap node answers), ExecutionError (a model does not load)."""
+    clock = clock or SystemClock()
+    rng = rng or random.SystemRandom()
+    started = clock.now()
+    async with AsyncExitStack() as stack:
+        stack.enter_context(home.lock())
+        identity = home.identity()
+        store = stack.enter_context(open_store(home.state_file))
+        settlement = stack.enter_context(open_local_settlement(home.ledger_file, identity, home.channel_key()))
+        await recover(store, settlement, clock)
+        registry = ModelRegistry(home.path)
+        desk = _desk(identity, settlement, config, clock)
+        engine = await stack.enter_async_context(_open_engine(config)) if config.provider.serve else None
+        serving = _serving(engine, desk, registry, config)
+        await _prepare(serving, registry, config, imports=open_network is None)
+        network = await stack.enter_async_context((open_network or open_libp2p_network)(identity, config))
+        nursery = await stack.enter_async_context(open_plain_nursery())
+        stack.callback(nursery.cancel_scope.cancel)
+
+        standing = StandingKeeper(network, store, clock)
+        standing.restore()
+        market = _market(
+            MarketPorts(network, store, standing, clock),
+            identity,
+            config,
+            network_id=settlement.network_id,
+            serving=serving,
+        )
+        await nursery.start(market.run)
+        jobs = JobClient(ClientPorts(identity, network, settlement, store, standing, clock), nursery)
+        stack.push_async_callback(_briefly, jobs.aclose)
+        if engine is not None:
+            provider = JobProvider(ProviderPorts(engine, settlement, store, desk, standing, clock, rng))
+            network.set_handler(JOB_PROTOCOL, provider.serve_stream)
+            stack.push_async_callback(_briefly, market.goodbye)
+            stack.push_async_callback(_shielded, provider.shut_down)
+        joiner = Joiner(network, bootstrap_peers(config.network.bootstrap))
+        await joiner.join()
+        nursery.start_soon(joiner.run)
+        market.refresh()
+        if serving is not None:
+            serving.changed = market.refresh
+        resolver = Resolver(
+            market,
+            local_id=lambda name: _installed_id(registry, name),
+            local_manifest=lambda model_id: _installed_manifest(registry, model_id),
+        )
+        buyer = Buyer(BuyerPorts(network, settlement, store, clock, rng), market, jobs, resolver)
+        yield Parts(
+            home=home,
+            config=config,
+            identity=identity,
+            clock=clock,
+            started=started,
+            network=network,
+            store=store,
+            settlement=settlement,
+            standing=standing,
+            registry=registry,
+            market=market,
+            buyer=buyer,
+            serving=serving,
+        )
+
+
+def bootstrap_peers(addresses: Sequence[str]) -> list[PeerAddresses]:
+    """Multiaddrs that end in /p2p/<peer id>, gathered by peer."""
+    gathered: dict[PeerId, list[str]] = {}
+    for address in addresses:
+        where, _, peer = address.rpartition("/p2p/")
+        gathered.setdefault(PeerId(peer), []).append(where)
+    return [PeerAddresses(peer, tuple(where)) for peer, where in gathered.items()]
+
+
+def open_libp2p_network(identity: IdentityKey, config: NodeConfig) -> AbstractAsyncContextManager[Network]:
+    """The real network; py-libp2p is imported here, since that takes a second."""
+    from cocoon_p2p.net.libp2p import open_libp2p
+
+    return open_libp2p(
+        identity.seed,
+        listen=config.network.listen,
+        agent=config.node.agent,
+        dht_server=config.network.dht_mode == "server",
+        validators=VALIDATORS,
+    )
+
+
+def _open_engine(config: NodeConfig) -> AbstractAsyncContextManager[Engine]:
+    from cocoon_p2p.execution.onnx_engine import open_engine
+
+    return open_engine(
+        threads=config.execution.threads or None,
+        batch_items_max=config.execution.batch_items_max,
+        device=config.execution.providers,
+        bytes_in_flight_max=config.provider.bytes_in_flight_max,
+    )
+
+
+def _desk(identity: IdentityKey, settlement: Settlement, config: NodeConfig, clock: Clock) -> ProviderDesk:
+    def make_record(key: SealKey, not_before_ms: int, not_after_ms: int) -> bytes:
+        return make_seal_key_record(identity.peer_id, key.public_key, not_before_ms, not_after_ms, identity.sign)
+
+    return ProviderDesk(
+        identity=identity,
+        seal_keys=SealKeyRing(make_record, unix_ms(clock)),
+        settlement_network=settlement.network_id,
+        slots=config.provider.slots,
+        tiers=frozenset(Tier[tier.upper()] for tier in config.provider.tiers),
+        items_max=config.provider.items_max,
+        input_bytes_max=config.provider.input_bytes_max,
+        bytes_in_flight_max=config.provider.bytes_in_flight_max,
+    )
+
+
+def _serving(engine: Engine | None, desk: ProviderDesk, registry: ModelRegistry, config: NodeConfig) -> Serving | None:
+    if engine is None:
+        return None
+    section = config.provider
+    return Serving(engine, desk, registry, price_base=section.price_base, price_per_item=section.price_per_item)
+
+
+async def _prepare(serving: Serving | None, registry: ModelRegistry, config: NodeConfig, *, imports: bool) -> None:
+    """What takes long and needs nothing else, side by side: models into their workers, py-libp2p into this process."""
+    async with open_plain_nursery() as nursery:
+        if imports:
+            nursery.start_soon(_import_network)
+        if serving is not None:
+            for model in await _models_to_serve(serving, registry, config):
+                nursery.start_soon(serving.serve, model)
+
+
+async def _import_network() -> None:
+    await trio.to_thread.run_sync(importlib.import_module, "cocoon_p2p.net.libp2p")
+
+
+async def _models_to_serve(serving: Serving, registry: ModelRegistry, config: NodeConfig) -> list[InstalledModel]:
+    """The configured ones (paths are installed first), else every installed one that is not held back."""
+    wanted = config.provider.models
+    if not wanted:
+        return [model for model in registry.list() if model.offer.serve]
+    models = []
+    for each in wanted:
+        if "/" in each:
+            model = await serving.install(Path(each), name=None, price_base=None, price_per_item=None)
+        else:
+            model = registry.get(each)
+        models.append(model)
+    return models
+
+
+def _market(
+    ports: MarketPorts, identity: IdentityKey, config: NodeConfig, *, network_id: int, serving: Serving | None
+) -> MarketDriver:
+    announcer = Announcer(
+        identity,
+        agent=config.node.agent,
+        settlement_network=network_id,
+        sequence=ports.store.values.get(SEQUENCE_NAME),
+    )
+    network = ports.network
+    return MarketDriver(
+        ports,
+        MarketBook(identity.peer_id),
+        announcer,
+        offers=lambda: (serving.offers() if serving else (), config.network.announce_addresses or network.addresses()),
+        manifests=lambda model_id: serving.manifest(model_id) if serving else None,
+    )
+
+
+def _installed_id(registry: ModelRegistry, name: str) -> ModelId | None:
+    with suppress(CocoonError):
+        return registry.get(name).model_id
+    return None
+
+
+def _installed_manifest(registry: ModelRegistry, model_id: ModelId) -> bytes | None:
+    with suppress(CocoonError):
+        return registry.get(model_id).manifest.encode()
+    return None
+
+
+async def _briefly(step: Callable[[], object]) -> None:
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + GOODBYE_S):
+        await step()  # type: ignore[misc]
+
+
+async def _shielded(shut_down: Callable[[float], object]) -> None:
+    """Also when the node is cancelled: clients are told before their provider goes."""
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + SHUTDOWN_GRACE_S + GOODBYE_S):
+        await shut_down(SHUTDOWN_GRACE_S)  # type: ignore[misc]

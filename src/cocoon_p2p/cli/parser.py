@@ -1,0 +1,246 @@
+"""The arguments of every command. Checked here as far as it goes without loading anything."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from cocoon_p2p.ids import parse_peer_id
+from cocoon_p2p.limits import AMOUNT_NANOGRAM_MAX, API_LIST_ROWS_MAX, JOB_TIMEOUT_MAX_S
+
+PROGRAM = "cocoon-node"
+LIST_ROWS_DEFAULT = 20
+_INVALID_CHOICE = re.compile(r"invalid choice: '(?P<given>[^']*)' \(choose from (?P<choices>.*)\)$")
+_UNRECOGNISED = re.compile(r"unrecognized arguments: (?P<given>--[\w-]+)")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with this program's form of error and a suggestion."""
+
+    def __init__(self, **named: Any) -> None:
+        super().__init__(**(named | {"allow_abbrev": False}))
+
+    def error(self, message: str) -> NoReturn:
+        from cocoon_p2p.cli.output import print_error
+
+        print_error(message, self._hint(message))
+        raise SystemExit(2)
+
+    def _hint(self, message: str) -> str:
+        if match := _INVALID_CHOICE.search(message):
+            nearest = _nearest(match["given"], re.findall(r"[\w-]+", match["choices"]))
+        elif match := _UNRECOGNISED.search(message):
+            nearest = _nearest(match["given"], _options_of(self))
+        else:
+            nearest = None
+        return f"did you mean {nearest}?" if nearest else f"{self.prog} --help"
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of a command; `function` names what carries it out, as "module:function". Raises SystemExit."""
+    parser = build_parser()
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:  # said by the command's own parser, which knows its options
+        getattr(options, "parser", parser).error(f"unrecognized arguments: {' '.join(unknown)}")
+    if not hasattr(options, "home"):
+        options.home = None
+    return options
+
+
+def build_parser() -> Parser:
+    """The parser of `cocoon-node`."""
+    parser = Parser(
+        prog=PROGRAM,
+        description="A node of the cocoon_p2p network: runs ONNX models for others, or has them run by others; "
+        "sealed, paid, without a server.",
+        epilog=f"First steps: `{PROGRAM} demo` shows a whole network on this machine; `{PROGRAM} COMMAND --help` "
+        "explains a command.",
+    )
+    home = argparse.ArgumentParser(add_help=False)
+    home.add_argument(
+        "--home", metavar="DIR", default=argparse.SUPPRESS,
+        help="folder of keys, models and databases (default: $COCOON_HOME, else ~/.cocoon)",
+    )  # fmt: skip
+    parser.add_argument("--home", metavar="DIR", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    parser.add_argument("--version", action="store_const", const="cocoon_p2p.cli.version:run", dest="function",
+                        help="show the version and exit")  # fmt: skip
+    parser.set_defaults(json=False)
+    commands = _Commands(parser.add_subparsers(metavar="COMMAND", title="commands", required=False), home)
+    _add_node_commands(commands)
+    _add_models(commands)
+    _add_run(commands)
+    _add_lists(commands)
+    _add_demo(commands)
+    commands.add("version", "cocoon_p2p.cli.version:run", "show the version of the program and of what it is made of")
+    parser.set_defaults(parser=parser)
+    return _with_required_command(parser)
+
+
+class _Commands:
+    """Adds subcommands that all take --home and --json."""
+
+    def __init__(self, commands: Any, home: argparse.ArgumentParser) -> None:
+        self._commands = commands
+        self._home = home
+
+    def add(self, name: str, function: str, about: str, *, json: bool = True, **more: Any) -> Parser:
+        parser: Parser = self._commands.add_parser(
+            name, help=about, description=f"{about[0].upper()}{about[1:]}.", parents=[self._home], **more
+        )
+        if json:
+            parser.add_argument("--json", action="store_true", help="print one JSON value on stdout")
+        parser.set_defaults(function=function, parser=parser)
+        return parser
+
+
+def _with_required_command(parser: Parser) -> Parser:
+    parser.set_defaults(function="cocoon_p2p.cli.version:help_text")
+    return parser
+
+
+def _add_node_commands(commands: _Commands) -> None:
+    commands.add("init", "cocoon_p2p.cli.init:run", "make an identity and a node.toml in which every key is explained")
+    up = commands.add("up", "cocoon_p2p.cli.up:run", "start this node and keep it running until Ctrl-C or SIGTERM")
+    _add_network_options(up)
+    up.add_argument("--listen", metavar="MULTIADDR", action="append", type=_listen_address,
+                    help="accept connections here instead of where node.toml says, such as /ip4/0.0.0.0/tcp/4601; repeatable")  # fmt: skip
+    up.add_argument(
+        "--model",
+        metavar="PATH_OR_ID",
+        action="append",
+        default=[],
+        help="serve this model, and of the installed ones only those named so: a path (.onnx file or folder), a name or an id; repeatable",
+    )
+
+
+def _add_network_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--bootstrap", metavar="MULTIADDR", action="append", default=[],
+                        type=_dial_address,
+                        help="enter the network by this node: /ip4/…/tcp/…/p2p/PEER_ID; repeatable")  # fmt: skip
+    parser.add_argument("--config", metavar="FILE", help="configuration to use instead of HOME/node.toml")
+
+
+def _add_models(commands: _Commands) -> None:
+    models = commands.add("models", "cocoon_p2p.cli.models:run_list", "the models installed on this machine")
+    actions = _Commands(models.add_subparsers(metavar="ACTION", title="actions"), commands._home)
+    add = actions.add("add", "cocoon_p2p.cli.models:run_add", "install a model, and offer it when the node runs")
+    add.add_argument("path", metavar="PATH", help="an .onnx file, or a folder with one (and a tokenizer.json for text)")
+    add.add_argument("--name", help="the name it is offered under (default: the file's)")
+    add.add_argument("--price-base", metavar="NANOGRAM", type=nanogram, help="price of a job, whatever its size")
+    add.add_argument("--price-per-item", metavar="NANOGRAM", type=nanogram, help="price of each item on top of it")
+    actions.add("list", "cocoon_p2p.cli.models:run_list", "the models installed on this machine")
+    show = actions.add("show", "cocoon_p2p.cli.models:run_show", "all that is known of one model")
+    show.add_argument("model", metavar="NAME_OR_ID")
+    remove = actions.add("remove", "cocoon_p2p.cli.models:run_remove", "delete an installed model from this machine")
+    remove.add_argument("model", metavar="NAME_OR_ID")
+
+
+def _add_run(commands: _Commands) -> None:
+    run = commands.add(
+        "run", "cocoon_p2p.cli.run:run", "have a model run by a provider, sealed and paid, and get its outputs",
+        epilog="Works through the node that runs on this home; without one, give --bootstrap.",
+    )  # fmt: skip
+    run.add_argument("model", metavar="MODEL", help="name or id of a model; `cocoon-node offers` lists them")
+    run.add_argument("--input", metavar="NAME=FILE.npy", action="append", default=[], type=_input,
+                     help="an input tensor; repeatable; FILE.npy:bfloat16 for bits of a type that numpy lacks")  # fmt: skip
+    run.add_argument("--text", metavar="TEXT", action="append", default=[],
+                     help="a text for a model that takes texts; repeatable")  # fmt: skip
+    run.add_argument("--output", metavar="DIR", help="write each output to DIR/<output name>.npy")
+    run.add_argument("--max-price", metavar="NANOGRAM", type=nanogram,
+                     help="the most the job may cost (default: node.toml)")  # fmt: skip
+    run.add_argument("--tier", choices=("sealed", "open"),
+                     help="sealed: only the provider's process sees the input (default); open: its neighbours may")  # fmt: skip
+    run.add_argument("--provider", metavar="PEER_ID", type=_peer_id, help="have it run by this provider only")
+    run.add_argument("--timeout", metavar="S", type=_seconds, help="give up after so many seconds (default: node.toml)")
+    _add_network_options(run)
+
+
+def _add_lists(commands: _Commands) -> None:
+    commands.add("status", "cocoon_p2p.cli.show:run_status", "what the running node does")
+    commands.add("peers", "cocoon_p2p.cli.show:run_peers", "whom the running node is connected to")
+    offers = commands.add(
+        "offers", "cocoon_p2p.cli.show:run_offers", "who runs which model at which price",
+        epilog="Works through the node that runs on this home; without one, give --bootstrap.",
+    )  # fmt: skip
+    offers.add_argument("--model", metavar="NAME_OR_ID", help="offers of this model only")
+    _add_network_options(offers)
+    for name, about in (("jobs", "the newest jobs, asked for or done"), ("receipts", "the newest receipts")):
+        rows = commands.add(name, f"cocoon_p2p.cli.history:run_{name}", about)
+        rows.add_argument("--limit", metavar="N", type=_rows, default=LIST_ROWS_DEFAULT,
+                          help=f"at most so many (default: {LIST_ROWS_DEFAULT})")  # fmt: skip
+    commands.add("wallet", "cocoon_p2p.cli.history:run_wallet", "money: available, locked in channels, spent, earned")
+
+
+def _add_demo(commands: _Commands) -> None:
+    demo = commands.add(
+        "demo", "cocoon_p2p.cli.demo:run", "a real network on this machine: a semantic search, sealed and paid"
+    )
+    demo.add_argument("--file", metavar="FILE", help="text to search in (default: the project's README)")
+    demo.add_argument("--question", metavar="TEXT", help="what to search for")
+
+
+def nanogram(text: str) -> int:
+    """An amount on the command line."""
+    digits = text.replace("_", "").replace(",", "")
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 19 and int(digits) <= AMOUNT_NANOGRAM_MAX):
+        raise argparse.ArgumentTypeError(f"{text!r} is no amount of nanogram: a whole number, not negative")
+    return int(digits)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= JOB_TIMEOUT_MAX_S:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0 and up to {JOB_TIMEOUT_MAX_S:.0f}")
+    return value
+
+
+def _rows(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= API_LIST_ROWS_MAX):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to {API_LIST_ROWS_MAX}")
+    return int(text)
+
+
+def _peer_id(text: str) -> str:
+    try:
+        return parse_peer_id(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _input(text: str) -> tuple[str, str]:
+    name, equals, file = text.partition("=")
+    if not (name and equals and file):
+        raise argparse.ArgumentTypeError(f"{text!r} must look like NAME=FILE.npy")
+    return name, file
+
+
+def _listen_address(text: str) -> str:
+    from cocoon_p2p.config import problem_of_listen_address
+
+    return _address(text, problem_of_listen_address(text))
+
+
+def _dial_address(text: str) -> str:
+    from cocoon_p2p.config import problem_of_dial_address
+
+    return _address(text, problem_of_dial_address(text))
+
+
+def _address(text: str, problem: str | None) -> str:
+    if problem:
+        raise argparse.ArgumentTypeError(problem)
+    return text
+
+
+def _nearest(given: str, known: Sequence[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(given, known, n=1, cutoff=0.5)), None)
+
+
+def _options_of(parser: argparse.ArgumentParser) -> list[str]:
+    return [option for action in parser._actions for option in action.option_strings if option.startswith("--")]

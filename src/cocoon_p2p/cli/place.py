@@ -1,0 +1,58 @@
+"""Where a command works: the home folder, its configuration, and the node that may be running there."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from cocoon_p2p.cli.api_client import LocalApi, connect
+from cocoon_p2p.config import NodeConfig, load_config
+from cocoon_p2p.errors import ConfigError
+from cocoon_p2p.home import Home, locate_home
+
+
+def load_place(options: argparse.Namespace) -> tuple[Home, NodeConfig]:
+    """The home folder and configuration of a command with --home and, some, --config. Raises ConfigError."""
+    file = getattr(options, "config", None)
+    config = load_config(Path(file)) if file else NodeConfig()
+    path = locate_home(options.home, config.node.home)
+    if not file:
+        config = load_config(None, path)
+    return Home(path, passphrase_file=config.identity.passphrase_file), config
+
+
+def find_home(options: argparse.Namespace) -> Home:
+    """The home folder of a command that needs no configuration."""
+    return Home(locate_home(options.home))
+
+
+def existing_home(options: argparse.Namespace) -> Home:
+    """The same, for a command that reads what a node left there. Raises ConfigError when there is none."""
+    home = find_home(options)
+    if not home.path.is_dir():
+        raise ConfigError(f"there is no home folder {home.path}", hint="cocoon-node init, or name another: --home DIR")
+    return home
+
+
+def running_node(home: Home) -> LocalApi:
+    """The node that runs on this home. Raises ConfigError when none does."""
+    api = connect(home.api_socket())
+    if api is None:
+        raise ConfigError(
+            f"no node runs on {home.path}", code="NO_NODE", hint=f"start it: cocoon-node up{home_option(home)}"
+        )
+    return api
+
+
+def home_option(home: Home) -> str:
+    """` --home DIR` for a command that is shown, when this is not the home that it would take by itself."""
+    return "" if home.path == locate_home() else f" --home {home.path}"
+
+
+def set_up_logging(config: NodeConfig) -> None:
+    """Our own log at the configured level, on stderr; of libraries only warnings."""
+    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format=form)
+    logging.getLogger("cocoon_p2p").setLevel(config.log.level.upper())

@@ -1,0 +1,84 @@
+"""`cocoon-node run`: one job, through the running node or through one that lives as long as the job."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from cocoon_p2p.cli.api_client import connect
+from cocoon_p2p.cli.output import print_json, print_note, print_pairs
+from cocoon_p2p.cli.outputs import describe, preview, read_inputs, write_outputs
+from cocoon_p2p.cli.place import load_place
+from cocoon_p2p.cli.words import TEST_MONEY, gram, milliseconds, short_id
+from cocoon_p2p.errors import ConfigError
+from cocoon_p2p.tensors import Payload
+from cocoon_p2p.units import format_nanogram
+
+STEPS = ("discover", "quote", "seal", "queue", "execute", "return", "receipt")
+
+
+def run(options: argparse.Namespace) -> int:
+    home, config = load_place(options)
+    folder = _output_folder(options.output)
+    payload = read_inputs(options.input, options.text)
+    head = request_head(options)
+    api = connect(home.api_socket())
+    if api is not None:
+        if options.bootstrap or options.config:
+            print_note("a node runs here and does the job; --bootstrap and --config are for when none does")
+        with api:
+            result, outputs = api.run(head, payload)
+    else:
+        from cocoon_p2p.cli.guest import run_as_guest
+
+        result, outputs = run_as_guest(home, config, options.bootstrap, head, payload)
+    files = {} if folder is None else write_outputs(outputs, folder)
+    if options.json:
+        described = {tensor.name: describe(tensor, files.get(tensor.name)) for tensor in outputs.tensors}
+        print_json(result | {"outputs": described})
+    else:
+        _print_result(result, outputs, files)
+    return 0
+
+
+def request_head(options: argparse.Namespace) -> dict[str, Any]:
+    """What /v1/run asks for; what was not given on the command line is left to the node's configuration."""
+    given = {
+        "model": options.model,
+        "tier": options.tier,
+        "max_price": options.max_price,
+        "provider": options.provider,
+        "timeout_s": options.timeout,
+    }
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _output_folder(text: str | None) -> Path | None:
+    """Looked at before anything is paid for."""
+    if text is None:
+        return None
+    folder = Path(text).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--output {folder} is a file; the name of a folder is needed")
+    return folder
+
+
+def _print_result(result: dict[str, Any], outputs: Payload, files: dict[str, Path]) -> None:
+    for tensor in outputs.tensors:
+        shape = ",".join(str(dim) for dim in tensor.shape)
+        where = f"  {files[tensor.name]}" if tensor.name in files else f"  {preview(tensor)}"
+        print(f"{tensor.name} {tensor.dtype}[{shape}]{where}")
+    timeline = result.get("timeline_ms") or {}
+    steps = ", ".join(f"{step} {milliseconds(timeline[step])}" for step in STEPS if timeline.get(step) is not None)
+    price = int(result.get("price_nanogram") or 0)
+    print()
+    print_pairs(
+        [
+            ("provider", result.get("provider")),
+            ("price", f"{gram(price)} ({format_nanogram(price)}; {TEST_MONEY})"),
+            ("time", milliseconds(timeline.get("total"))),
+            ("", steps),
+            ("job", f"{short_id(result.get('job_id'), 32)}; its receipt: cocoon-node receipts"),
+        ]
+    )

@@ -1,0 +1,108 @@
+"""`cocoon-node up`: the node, its local API, and what it says once it is ready."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from cocoon_p2p.cli.output import paint, print_json, print_note, print_pairs
+from cocoon_p2p.cli.place import home_option, load_place, set_up_logging
+from cocoon_p2p.cli.serving import serving_pairs
+from cocoon_p2p.cli.version import version_of
+from cocoon_p2p.cli.words import best_address
+from cocoon_p2p.config import NodeConfig
+from cocoon_p2p.home import Home
+
+if TYPE_CHECKING:
+    from cocoon_p2p.node import Node
+
+INTERRUPTED = 130
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run until SIGTERM or Ctrl-C: 0 when the node was ready by then, 130 when it was interrupted before."""
+    home, config = load_place(options)
+    set_up_logging(config)
+    made = home.init()
+    if home.identity_file in made:
+        print_note(f"made a new identity in {home.path}")
+    return trio.run(partial(_up, options, home, config))
+
+
+async def _up(options: argparse.Namespace, home: Home, config: NodeConfig) -> int:
+    ending = _Ending()
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ending.watch, signals)
+            with ending.opening:
+                await _serve(options, home, config, ending)
+            nursery.cancel_scope.cancel()
+    return ending.status
+
+
+class _Ending:
+    """What signals do. The first ends the node cleanly: while it starts by cancelling that, later by `stop`, which lets
+    requests under way end. The second ends the process at once."""
+
+    def __init__(self) -> None:
+        self.opening = trio.CancelScope()
+        self.stop = trio.Event()
+        self.ready = False
+        self.status = 0
+
+    async def watch(self, signals: AsyncIterator[int]) -> None:
+        number = await anext(signals)
+        print_note("stopping; the same again stops at once")
+        self.stop.set()
+        if not self.ready:
+            self.status = INTERRUPTED if number == signal.SIGINT else 0
+            self.opening.cancel()
+        number = await anext(signals)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+
+async def _serve(options: argparse.Namespace, home: Home, config: NodeConfig, ending: _Ending) -> None:
+    from cocoon_p2p.gateway.local_api import serve_local_api
+    from cocoon_p2p.node import Node
+
+    await trio.lowlevel.checkpoint()  # a signal may have come during the imports, which take a second or two
+    opened = Node.open(
+        home.path, config=config, bootstrap=options.bootstrap, listen=options.listen, models=options.model
+    )
+    async with opened as node:
+        with home.api_socket_place() as place:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(partial(serve_local_api, node, place, stop=ending.stop))
+                ending.ready = True
+                _say_ready(options, home, node)
+
+
+def _say_ready(options: argparse.Namespace, home: Home, node: Node) -> None:
+    addresses = list(node.addresses())
+    if options.json:
+        print_json({"event": "ready", "peer_id": node.peer_id, "addresses": addresses})
+        return
+    print(paint(f"cocoon-node {version_of('cocoon-p2p')}", "bold", sys.stdout), "is ready")
+    print_pairs(ready_pairs(node.status(), addresses, home_option(home)), flush=True)
+
+
+def ready_pairs(status: dict[str, Any], addresses: list[str], home_part: str) -> list[tuple[str, Any]]:
+    """What a person wants to know of a node that just started."""
+    pairs: list[tuple[str, Any]] = [("peer id", status.get("peer_id"))]
+    pairs += [("listening" if i == 0 else "", address) for i, address in enumerate(addresses)]
+    if not addresses:
+        pairs.append(("listening", "nowhere: this node only dials others"))
+    pairs += serving_pairs(status)
+    address = best_address(addresses)
+    if address is not None:
+        pairs.append(("others join", f"cocoon-node up --bootstrap {address}"))
+    pairs.append(("use it", f"cocoon-node offers{home_part}; cocoon-node run MODEL …{home_part}"))
+    return pairs

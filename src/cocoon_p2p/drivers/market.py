@@ -1,0 +1,305 @@
+"""capacity/1: keeps the book of offers from gossip, the DHT and peers asked directly, and publishes our own.
+
+Gossip is the quick hint, the DHT record the truth for those who missed it, and the capacity stream the freshest word.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import trio
+
+from cocoon_p2p import limits
+from cocoon_p2p.drivers.alarm import Alarm
+from cocoon_p2p.drivers.clock import Clock, unix_ms
+from cocoon_p2p.drivers.standing import StandingKeeper
+from cocoon_p2p.errors import EndOfStream, RemoteProtocolError, TransportError
+from cocoon_p2p.ids import ModelId, PeerId, is_model_id
+from cocoon_p2p.net.port import Network, NetworkEvent, PeerAddresses, PeerConnected, Stream
+from cocoon_p2p.policy.reputation import Fault, fault_of_code
+from cocoon_p2p.proto.job_effects import Penalise
+from cocoon_p2p.proto.market import (
+    Announcer,
+    BookEffect,
+    BookOffer,
+    MarketBook,
+    OffersChanged,
+    PublishAnnouncement,
+    RememberAddresses,
+    verify_announcement,
+)
+from cocoon_p2p.store import Store
+from cocoon_p2p.wire.capacity import (
+    CAPACITY_PROTOCOL,
+    CAPACITY_TOPIC,
+    CapacityMessage,
+    GetCapacity,
+    GetManifest,
+    Manifest,
+    NoCapacity,
+    NoManifest,
+    Offer,
+    SignedAnnouncement,
+    capacity_key,
+    decode_message,
+    model_content_id,
+    name_content_id,
+)
+
+log = logging.getLogger(__name__)
+
+SEQUENCE_NAME = "announcement-sequence"
+PROVIDE_AGAIN_S = 600.0
+"""Provider records of others' libraries live for hours; ten minutes bring a record to peers that joined since."""
+
+OfferSource = Callable[[], tuple[Sequence[Offer], Sequence[str]]]
+"""(what this node offers now, where it can be reached)."""
+ManifestSource = Callable[[ModelId], bytes | None]
+
+
+@dataclass(frozen=True, slots=True)
+class MarketPorts:
+    network: Network
+    store: Store
+    standing: StandingKeeper
+    clock: Clock
+
+
+class MarketDriver:
+    """The book, kept up to date, and our own announcements. `run` it in a task."""
+
+    def __init__(
+        self,
+        ports: MarketPorts,
+        book: MarketBook,
+        announcer: Announcer,
+        *,
+        offers: OfferSource,
+        manifests: ManifestSource,
+    ) -> None:
+        self._ports = ports
+        self._book = book
+        self._announcer = announcer
+        self._offer_source = offers
+        self._manifest_source = manifests
+        self._changed = trio.Event()
+        self._unpublished: PublishAnnouncement | None = None
+        self._provided: dict[tuple[ModelId, str], float] = {}
+        clock = ports.clock
+        self._expiry = Alarm(book.next_deadline, self._on_expiry, clock.unix)
+        self._announcing = Alarm(announcer.next_deadline, self._on_announce, clock.unix)
+
+    # --- our own announcements ---
+
+    def refresh(self) -> None:
+        """What this node offers may have changed."""
+        offers, addresses = self._offer_source()
+        self._announcer.set_offers(offers, addresses, self._ports.clock.unix())
+        self._announcing.poke()
+
+    async def goodbye(self) -> None:
+        """Tell others that this node offers nothing any more."""
+        for publication in self._announcer.goodbye(self._ports.clock.unix()):
+            await self._publish(publication)
+
+    async def _on_announce(self) -> None:
+        self.refresh()
+        for publication in self._announcer.handle_timer(self._ports.clock.unix()):
+            await self._publish(publication)
+
+    async def _publish(self, publication: PublishAnnouncement) -> None:
+        announcement = publication.signed.announcement
+        self._ports.store.values.set(SEQUENCE_NAME, announcement.sequence)
+        network = self._ports.network
+        with suppress(TransportError):  # gossip promises nothing; the DHT record follows
+            await network.publish(CAPACITY_TOPIC, publication.raw)
+        self._unpublished = publication
+        try:
+            await network.dht_put(capacity_key(announcement.peer_id), publication.raw)
+            await self._provide(announcement.offers)
+        except TransportError as error:
+            log.info("the announcement is not in the DHT yet: %s", error)
+        else:
+            self._unpublished = None
+
+    async def _provide(self, offers: Sequence[Offer]) -> None:
+        now = self._ports.clock.now()
+        for offer in offers:
+            key = (offer.model_id, offer.name)
+            if now - self._provided.get(key, -PROVIDE_AGAIN_S) >= PROVIDE_AGAIN_S:
+                await self._ports.network.provide(model_content_id(offer.model_id))
+                await self._ports.network.provide(name_content_id(offer.name))
+                self._provided[key] = now
+
+    # --- tasks ---
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Runs until cancelled; started once gossip is subscribed to and the capacity stream is served."""
+        network = self._ports.network
+        network.set_handler(CAPACITY_PROTOCOL, self._serve_capacity)
+        async with (
+            network.subscribe(CAPACITY_TOPIC, self._validate) as gossip,
+            network.events() as events,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(self._expiry.run)
+            nursery.start_soon(self._announcing.run)
+            nursery.start_soon(self._republish_when_connected, events)
+            task_status.started()
+            async for _, data in gossip:
+                with suppress(RemoteProtocolError):  # it expired on its way
+                    self._apply(self._book.handle_announcement(data, now=self._ports.clock.unix()))
+
+    async def _republish_when_connected(self, events: AsyncIterator[NetworkEvent]) -> None:
+        async for event in events:
+            if isinstance(event, PeerConnected) and self._unpublished is not None:
+                self._provided.clear()
+                await self._publish(self._unpublished)
+
+    async def _on_expiry(self) -> None:
+        self._apply(self._book.handle_timer(now=self._ports.clock.unix()))
+
+    def _validate(self, author: PeerId, data: bytes) -> bool:
+        """Gossip's validator: only a peer's own, valid, current announcement is taken and passed on."""
+        try:
+            announcement = verify_announcement(data).announcement
+            announcement.require_current(unix_ms(self._ports.clock))
+        except RemoteProtocolError as error:
+            log.info("peer %s gossiped a bad announcement: %s", author, error)
+            if error.code != "EXPIRED":  # what is late may have been held up by others
+                self._ports.standing.penalise(author, Fault.FORGED_ANNOUNCEMENT)
+            return False
+        return announcement.peer_id == author
+
+    def _apply(self, effects: Sequence[BookEffect]) -> None:
+        for effect in effects:
+            match effect:
+                case Penalise(fault):
+                    log.info("an announcement contradicts an earlier one (%s)", fault.value)
+                case OffersChanged():
+                    self._changed.set()
+                    self._changed = trio.Event()
+                case RememberAddresses(peer, addresses):
+                    self._ports.store.peers.seen(peer, addresses, at_ms=unix_ms(self._ports.clock))
+        self._expiry.poke()
+
+    # --- the capacity stream ---
+
+    async def _serve_capacity(self, stream: Stream) -> None:
+        try:
+            while True:
+                message = decode_message(await stream.receive())
+                await stream.send(self._answer(message))
+        except EndOfStream:
+            await stream.aclose()
+        except TransportError:
+            await stream.reset()
+        except RemoteProtocolError as error:
+            self._ports.standing.penalise(stream.peer, fault_of_code(error.code))
+            await stream.reset()
+
+    def _answer(self, message: CapacityMessage) -> bytes:
+        match message:
+            case GetCapacity():
+                current = self._announcer.current
+                return NoCapacity().encode() if current is None else current.encode()
+            case GetManifest(model_id):
+                manifest = self._manifest_source(model_id)
+                return NoManifest().encode() if manifest is None else Manifest(manifest).encode()
+        raise RemoteProtocolError(f"{type(message).__name__} is an answer, not a question", code="UNEXPECTED")
+
+    async def fetch_manifest(self, peer: PeerId, addresses: Sequence[str], model_id: ModelId) -> bytes | None:
+        """A model's manifest, from a peer that offers it; None when it has none. The bytes are not verified yet.
+        Raises TransportError, RemoteProtocolError."""
+        answer = await self._ask(peer, addresses, GetManifest(model_id).encode())
+        return answer.data if isinstance(answer, Manifest) else None
+
+    async def _ask(self, peer: PeerId, addresses: Sequence[str], question: bytes) -> CapacityMessage:
+        network = self._ports.network
+        if addresses:
+            await network.connect(peer, addresses)
+        stream = await network.open_stream(peer, CAPACITY_PROTOCOL)
+        try:
+            with trio.fail_after(limits.DIAL_TIMEOUT_S):
+                await stream.send(question)
+                answer = decode_message(await stream.receive())
+                await stream.aclose()
+        except trio.TooSlowError:
+            await stream.reset()
+            text = f"peer {peer} does not answer on {CAPACITY_PROTOCOL}"
+            raise TransportError(text, outcome_known=True) from None
+        except RemoteProtocolError as error:
+            self._ports.standing.penalise(peer, fault_of_code(error.code))
+            await stream.reset()
+            raise
+        return answer
+
+    # --- finding offers ---
+
+    def offers(self, model: str | None = None) -> list[BookOffer]:
+        """What the book has now."""
+        return [
+            offer
+            for offer in self._book.offers(model, now=self._ports.clock.unix())
+            if not self._ports.standing.is_banned(offer.peer)
+        ]
+
+    async def find(self, model: str) -> list[BookOffer]:
+        """Offers of a model (id or name): from the book, and, when it has none, by asking the DHT for providers and each
+        of them for its announcement. At most about limits.DISCOVERY_TIMEOUT_S."""
+        known = self.offers(model)
+        if known:
+            return known
+        with trio.move_on_after(limits.DISCOVERY_TIMEOUT_S):
+            content_ids = [name_content_id(model)]
+            if is_model_id(model):
+                content_ids = [model_content_id(ModelId(model))]
+            for content_id in content_ids:
+                providers = await self._ports.network.find_providers(content_id, limits.DHT_PROVIDERS_MAX)
+                await self._ask_all(providers, model)
+        return self.offers(model)
+
+    async def look_around(self) -> None:
+        """Ask the peers that we are connected to for what they offer: for a node that has just arrived."""
+        connected = [PeerAddresses(p.peer, ()) for p in self._ports.network.peers()]
+        with trio.move_on_after(limits.DISCOVERY_TIMEOUT_S):
+            await self._ask_all(connected, None)
+
+    async def _ask_all(self, peers: Sequence[PeerAddresses], model: str | None) -> None:
+        """Each at the same time; once one offer is there, the others get a moment more."""
+        async with trio.open_nursery() as nursery:
+            waiting = {p.peer for p in peers}
+
+            async def one(peer: PeerAddresses) -> None:
+                await self._learn(peer)
+                waiting.discard(peer.peer)
+                if model is not None and waiting and self.offers(model):
+                    nursery.cancel_scope.deadline = min(
+                        nursery.cancel_scope.deadline, trio.current_time() + limits.DISCOVERY_GRACE_S
+                    )
+
+            for peer in peers:
+                nursery.start_soon(one, peer)
+
+    async def _learn(self, peer: PeerAddresses) -> None:
+        """A peer's current announcement: from itself, or, if it cannot be reached, from the DHT."""
+        try:
+            answer = await self._ask(peer.peer, peer.addresses, GetCapacity().encode())
+            if isinstance(answer, SignedAnnouncement) and answer.announcement.peer_id == peer.peer:
+                self._take(answer.encode())
+            return
+        except (TransportError, RemoteProtocolError) as error:
+            log.info("peer %s could not be asked for its offers: %s", peer.peer, error)
+        with suppress(TransportError):
+            record = await self._ports.network.dht_get(capacity_key(peer.peer))
+            if record is not None:
+                self._take(record)
+
+    def _take(self, raw: bytes) -> None:
+        try:
+            self._apply(self._book.handle_announcement(raw, now=self._ports.clock.unix()))
+        except RemoteProtocolError as error:
+            log.info("an announcement was not taken: %s", error)

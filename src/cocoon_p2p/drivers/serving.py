@@ -1,0 +1,103 @@
+"""The models this node runs for others: loaded into the engine, priced, put on the desk and into the announcement."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import trio
+
+from cocoon_p2p.execution.port import Engine, ModelStatus
+from cocoon_p2p.ids import ModelId
+from cocoon_p2p.models.registry import InstalledModel, ModelRegistry
+from cocoon_p2p.policy.pricing import pricing_policy
+from cocoon_p2p.proto.provider_desk import ProviderDesk, ServedModel
+from cocoon_p2p.wire.capacity import Offer
+
+
+class Serving:
+    """What is on offer. `changed` is called after each change."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        desk: ProviderDesk,
+        registry: ModelRegistry,
+        *,
+        price_base: int,
+        price_per_item: int,
+        pricing: str = "fixed",
+    ) -> None:
+        self._engine = engine
+        self._desk = desk
+        self._registry = registry
+        self._price_base = price_base
+        self._price_per_item = price_per_item
+        self._pricing = pricing
+        self._installed: dict[ModelId, InstalledModel] = {}
+        self.changed: Callable[[], None] = lambda: None
+
+    async def install(
+        self, path: Path, *, name: str | None, price_base: int | None, price_per_item: int | None
+    ) -> InstalledModel:
+        """Copy a model into the home. Raises ConfigError."""
+
+        def add() -> InstalledModel:
+            return self._registry.add(path, name=name, price_base=price_base, price_per_item=price_per_item)
+
+        return await trio.to_thread.run_sync(add)
+
+    async def serve(self, model: InstalledModel) -> ModelStatus:
+        """Load a model and offer it. Raises ExecutionError."""
+        status = await self._engine.load(model.model_id, model.folder)
+        offer = model.offer
+        base = self._price_base if offer.price_base is None else offer.price_base
+        per_item = self._price_per_item if offer.price_per_item is None else offer.price_per_item
+        pricing = pricing_policy(self._pricing, base, per_item)
+        served = ServedModel(model.model_id, model.name, pricing, status.device.name)
+        self._installed[model.model_id] = model
+        self._desk.models = {**self._desk.models, model.model_id: served}
+        self.changed()
+        return status
+
+    def offers(self) -> list[Offer]:
+        """For the announcement: prices and load as they are now."""
+        self._note_speed()
+        return [self._offer(model) for model in self._desk.models.values()]
+
+    def manifest(self, model_id: ModelId) -> bytes | None:
+        """The manifest of a model on offer."""
+        model = self._installed.get(model_id)
+        return None if model is None else model.manifest.encode()
+
+    def models(self) -> Sequence[tuple[InstalledModel, ModelStatus]]:
+        statuses = {status.model_id: status for status in self._engine.models()}
+        return [(self._installed[i], statuses[i]) for i in self._desk.models if i in statuses]
+
+    def price(self, model_id: ModelId) -> tuple[int, int]:
+        """(base, per item) as a job of one item would be quoted now."""
+        price = self._desk.price(self._desk.models[model_id], 1, 0)
+        return price.base, price.per_item
+
+    def _offer(self, model: ServedModel) -> Offer:
+        desk = self._desk
+        base, per_item = self.price(model.model_id)
+        return Offer(
+            model_id=model.model_id,
+            name=model.name,
+            tiers=tuple(sorted(desk.tiers)),
+            price_base=base,
+            price_per_item=per_item,
+            items_max=desk.items_max,
+            input_bytes_max=desk.input_bytes_max,
+            slots_total=desk.slots,
+            slots_free=max(0, desk.slots - desk.running),
+            queue_ms=desk.queue_ms(model.model_id),
+            device=model.device,
+            item_us=int(desk.item_s.get(model.model_id, 0.0) * 1e6),
+        )
+
+    def _note_speed(self) -> None:
+        for status in self._engine.models():
+            if status.item_s is not None:
+                self._desk.item_s[status.model_id] = status.item_s

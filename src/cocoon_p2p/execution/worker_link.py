@@ -1,0 +1,137 @@
+"""What the node and a worker process say to each other about a model and its jobs; the node's side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from cocoon_p2p.errors import ExecutionError
+from cocoon_p2p.execution.blocks import Block
+from cocoon_p2p.execution.engine_jobs import EngineJob, EngineResult
+from cocoon_p2p.execution.pipe import Message, Tag
+from cocoon_p2p.execution.worker_processes import WorkerProcess
+from cocoon_p2p.limits import DETAIL_CHARS_MAX, ENGINE_IDLE_BLOCK_BYTES_MAX
+from cocoon_p2p.models.manifest import Manifest
+
+Outcome = tuple[EngineResult, float] | ExecutionError
+"""A result and the seconds of work that went into it; or what went wrong."""
+_CODES = {"INPUT", "MODEL", "LIMITS", "CANCELLED"}
+
+
+class WorkerLink:
+    """A worker is not trusted: what it sends is checked, and ValueError, TypeError or LookupError raised for nonsense."""
+
+    def __init__(self, process: WorkerProcess) -> None:
+        self.process = process
+        self.kill_asked = trio.Event()
+        self._outputs: dict[int, Block] = {}
+        self._kept_bytes = 0
+
+    async def load(
+        self, folder: Path, manifest: Manifest, provider: str, threads: int, batch_items_max: int, output_bytes_max: int
+    ) -> bool:
+        """Whether the model's jobs may be put together. Raises ExecutionError."""
+        self.process.jobs.send(
+            [Tag.LOAD, str(folder), manifest.encode(), provider, threads, batch_items_max, output_bytes_max]
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.read_control, {})
+            messages = await self.process.jobs.receive()
+            nursery.cancel_scope.cancel()
+        match messages:
+            case [[Tag.LOADED, bool(batches)]]:
+                return batches
+            case [[Tag.NOT_LOADED, str(_), str(text)]]:
+                raise ExecutionError(text[:DETAIL_CHARS_MAX], code="MODEL")
+            case []:
+                reason = await self.process.why_ended()
+                raise ExecutionError(
+                    f"the process that was to load the model {reason}",
+                    code="WORKER",
+                    hint="is there enough memory for the model?" if self.process.exit_code == -9 else None,
+                )
+        raise ValueError("no answer to LOAD")
+
+    def run(self, jobs: Sequence[EngineJob]) -> None:
+        """Hand over a set of jobs."""
+        entries, new_blocks = [], []
+        for job in jobs:
+            block = job.buffer.block
+            if block is None:
+                place: object = job.buffer.inline
+            else:
+                place = [block.number, job.buffer.size]
+                if self.process.number not in block.known_to:
+                    block.known_to.add(self.process.number)
+                    new_blocks.append(block)
+            entries.append([job.number, job.as_text, job.outputs, place])
+        message = [Tag.RUN, entries, [[block.number, block.size] for block in new_blocks]]
+        self.process.jobs.send(message, [block.descriptor for block in new_blocks])
+
+    def cancel(self, job: EngineJob) -> None:
+        self.process.control.send([Tag.CANCEL, job.number])
+
+    def forget(self, block: Block) -> None:
+        if self.process.number in block.known_to:
+            self.process.jobs.send([Tag.FORGET, block.number])
+
+    async def receive(self, handed: Mapping[int, EngineJob]) -> list[tuple[EngineJob, Outcome]]:
+        """Jobs that have ended; none at the worker's end."""
+        return [self._outcome(message, handed) for message in await self.process.jobs.receive()]
+
+    async def read_control(self, handed: Mapping[int, EngineJob]) -> None:
+        while messages := await self.process.control.receive():
+            for message in messages:
+                if message[0] == Tag.ENDING:
+                    for number in message[1]:
+                        if number in handed:
+                            handed[number].ending = True
+                elif message[0] == Tag.DYING:
+                    self.process.last_words = str(message[1])[:DETAIL_CHARS_MAX]
+
+    def close(self) -> None:
+        """The worker is gone: so are its blocks, but for results that are being read."""
+        for block in self._outputs.values():
+            block.close()
+        self._outputs.clear()
+
+    def _outcome(self, message: Message, handed: Mapping[int, EngineJob]) -> tuple[EngineJob, Outcome]:
+        match message:
+            case [Tag.DONE, int(number), int(waited), int(executed), int(worked), place, int(new_size)]:
+                job = handed[number]
+                job.buffer.wiped = True
+                payload, give_back = self._output(place, new_size)
+                queue_s = job.handed_at - job.queued_at + waited / 1e6
+                result = EngineResult(payload, job.items, queue_s, executed / 1e6, give_back)
+                return job, (result, worked / 1e6)
+            case [Tag.FAILED, int(number), str(code), str(text)] if code in _CODES:
+                job = handed[number]
+                job.buffer.wiped = True
+                return job, ExecutionError(text[:DETAIL_CHARS_MAX], code=code)
+        raise ValueError("not an answer to a job")
+
+    def _output(self, place: object, new_size: int) -> tuple[memoryview, partial[None] | None]:
+        if isinstance(place, bytes):
+            return memoryview(bytearray(place)), None
+        match place:
+            case [int(number), int(size)]:
+                if new_size:
+                    descriptor = self.process.jobs.descriptors.popleft()
+                    self._outputs[number] = Block.attach(number, new_size, descriptor)
+                block = self._outputs[number]
+                if not 0 <= size <= block.size:
+                    raise ValueError("an output is larger than its block")
+                return block.view(size), partial(self._give_back, block, size)
+        raise ValueError("not a place of an output")
+
+    def _give_back(self, block: Block, size: int) -> None:
+        if self._outputs.get(block.number) is not block:
+            return  # the worker is gone, and the block closed
+        keep = sum(other.size for other in self._outputs.values()) <= ENGINE_IDLE_BLOCK_BYTES_MAX
+        if not keep:
+            del self._outputs[block.number]
+            block.close()
+        self.process.jobs.send([Tag.RELEASE, block.number, size, keep])

@@ -1,0 +1,196 @@
+"""The local API: what the command line and other programs of the same user ask of a running node.
+
+HTTP/1.1 on the Unix socket <home>/api.sock (mode 0600 in a folder of mode 0700). JSON in and out, but for /v1/run, whose
+bodies are those of gateway/frames.py::
+
+    GET  /v1/status  /v1/peers  /v1/offers?model=  /v1/jobs?limit=  /v1/receipts?limit=  /v1/wallet  /v1/models
+    POST /v1/run                {"model", "tier", "max_price", "provider", "timeout_s"} and a payload
+    POST /v1/models             {"path", "name", "price_base", "price_per_item"}
+    POST /v1/shutdown           ends the node
+
+An error is {"error": {"code", "message", "hint", "retryable"}} with a status of 4xx or 5xx. A client that hangs up during
+/v1/run cancels its job.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config, Sockets
+from hypercorn.trio.run import worker_serve
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from cocoon_p2p.errors import CocoonError, ConfigError
+from cocoon_p2p.gateway.bodies import read_body
+from cocoon_p2p.gateway.errors_json import error_to_json, status_of
+from cocoon_p2p.gateway.fields import integer, known_keys, text
+from cocoon_p2p.gateway.frames import decode_json
+from cocoon_p2p.gateway.run_job import RunEndpoint
+from cocoon_p2p.limits import AMOUNT_NANOGRAM_MAX, API_HEAD_BYTES_MAX, API_LIST_ROWS_MAX, NAME_CHARS_MAX
+
+if TYPE_CHECKING:
+    from cocoon_p2p.node import Node
+
+log = logging.getLogger(__name__)
+
+LIST_ROWS_DEFAULT = 50
+STOP_GRACE_S = 3.0
+"""A request that is being answered when the node stops has this long to end."""
+KEEP_ALIVE_S = 60.0
+BACKLOG = 64
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+async def serve_local_api(
+    node: Node,
+    path: Path,
+    *,
+    stop: trio.Event | None = None,
+    task_status: Any = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Answer requests on the Unix socket `path` (which must be free and short enough) until `stop` is set, by the caller
+    or by POST /v1/shutdown. Requests under way then have STOP_GRACE_S to end. Raises ConfigError when `path` cannot be
+    bound. `task_status` (trio's) reports when requests are answered."""
+    stop = trio.Event() if stop is None else stop
+    listener = _bind(path)
+    config = Config()
+    config.errorlog = log
+    config.graceful_timeout = STOP_GRACE_S
+    config.keep_alive_timeout = KEEP_ALIVE_S
+    config.include_date_header = config.include_server_header = False
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(_serve, build_app(node, stop), config, listener, stop)
+            task_status.started()
+    finally:
+        listener.close()
+        os.unlink(path)
+
+
+async def _serve(
+    app: Starlette, config: Config, listener: socket.socket, stop: trio.Event, *, task_status: Any
+) -> None:
+    sockets = Sockets([], [listener], [])
+    application = ASGIWrapper(cast(Any, app))
+    await worker_serve(application, config, sockets=sockets, shutdown_trigger=stop.wait, task_status=task_status)
+
+
+def _bind(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.setblocking(False)
+    try:
+        listener.bind(os.fsencode(path))
+        path.chmod(0o600)  # nobody can connect before listen()
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"cannot listen on the local API's socket {path}: {error.strerror or error}") from error
+    return listener
+
+
+def build_app(node: Node, stop: trio.Event) -> Starlette:
+    """The ASGI application; `stop` is set by POST /v1/shutdown."""
+    endpoints = _Endpoints(node, stop)
+    routes = [
+        Route("/v1/status", endpoints.status),
+        Route("/v1/peers", endpoints.peers),
+        Route("/v1/offers", endpoints.offers),
+        Route("/v1/jobs", endpoints.jobs),
+        Route("/v1/receipts", endpoints.receipts),
+        Route("/v1/wallet", endpoints.wallet),
+        Route("/v1/models", endpoints.models),
+        Route("/v1/models", endpoints.add_model, methods=["POST"]),
+        Route("/v1/shutdown", endpoints.shutdown, methods=["POST"]),
+        Route("/v1/run", RunEndpoint(node), methods=["POST"]),
+    ]
+    handlers: dict[Any, Any] = {CocoonError: _cocoon_error, HTTPException: _http_error, 500: _bug}
+    return Starlette(routes=routes, exception_handlers=handlers)
+
+
+class _Endpoints:
+    """One method an address; each turns a call of the node into JSON."""
+
+    def __init__(self, node: Node, stop: trio.Event) -> None:
+        self._node = node
+        self._stop = stop
+
+    async def status(self, request: Request) -> Response:
+        return _json(self._node.status())
+
+    async def peers(self, request: Request) -> Response:
+        return _json({"peers": self._node.peers()})
+
+    async def offers(self, request: Request) -> Response:
+        return _json({"offers": await self._node.offers(request.query_params.get("model"))})
+
+    async def jobs(self, request: Request) -> Response:
+        return _json({"jobs": self._node.jobs(_limit(request))})
+
+    async def receipts(self, request: Request) -> Response:
+        return _json({"receipts": self._node.receipts(_limit(request))})
+
+    async def wallet(self, request: Request) -> Response:
+        return _json(await self._node.wallet())
+
+    async def models(self, request: Request) -> Response:
+        return _json({"models": self._node.models()})
+
+    async def add_model(self, request: Request) -> Response:
+        wanted = decode_json(bytes(await read_body(request.receive, request.headers, API_HEAD_BYTES_MAX)))
+        known_keys(wanted, ("path", "name", "price_base", "price_per_item"))
+        path = text(wanted, "path", chars_max=4096)
+        if not path or not os.path.isabs(path):
+            raise ConfigError("path: an absolute path of a model is needed: the node may run in another folder")
+        added = await self._node.add_model(
+            path,
+            name=text(wanted, "name", chars_max=NAME_CHARS_MAX),
+            price_base=integer(wanted, "price_base", high=AMOUNT_NANOGRAM_MAX),
+            price_per_item=integer(wanted, "price_per_item", high=AMOUNT_NANOGRAM_MAX),
+        )
+        return _json(added)
+
+    async def shutdown(self, request: Request) -> Response:
+        self._stop.set()
+        return _json({"stopping": True})
+
+
+def _limit(request: Request) -> int:
+    given = request.query_params.get("limit")
+    if given is None:
+        return LIST_ROWS_DEFAULT
+    if not (given.isascii() and given.isdigit() and 1 <= int(given[:9]) <= API_LIST_ROWS_MAX):
+        raise ConfigError(f"limit: {given[:20]!r} is no whole number from 1 to {API_LIST_ROWS_MAX}")
+    return int(given)
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    content = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return Response(content, status, media_type="application/json")
+
+
+async def _cocoon_error(request: Request, error: CocoonError) -> Response:
+    return _json(error_to_json(error), status_of(error))
+
+
+async def _http_error(request: Request, error: HTTPException) -> Response:
+    what = {404: "there is no such address here", 405: "this address takes another method"}
+    message = f"{request.method} {request.url.path}: {what.get(error.status_code, error.detail)}"
+    return _json(error_to_json(CocoonError(message, code="HTTP")), error.status_code)
+
+
+async def _bug(request: Request, error: Exception) -> Response:
+    """Starlette raises the error again after this answer, so that it is logged with its traceback."""
+    return _json(error_to_json(CocoonError("a bug in the node; its log has the details", code="INTERNAL")), 500)

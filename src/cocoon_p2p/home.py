@@ -1,0 +1,259 @@
+"""The home folder of a node: its keys, its lock, and where everything else in it stands.
+
+<home>/                 0700
+  node.toml             configuration (config.py); optional
+  identity.pem          0600  Ed25519 key of the peer id, PKCS8 PEM, encrypted when there is a passphrase
+  channel.pem           0600  Ed25519 key that signs vouchers: never the identity's, never a wallet's
+  lock                  held while a node runs, holds its process id
+  state.sqlite3  ledger.sqlite3  models/  api.sock (or api.path, which says where the socket is)
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cocoon_p2p.config import default_toml
+from cocoon_p2p.errors import ConfigError
+from cocoon_p2p.key_files import KeyUnreadable, decode_key, encode_key, is_encrypted
+
+if TYPE_CHECKING:
+    from cocoon_p2p.sealing.signing import IdentityKey
+
+log = logging.getLogger(__name__)
+
+HOME_VARIABLE = "COCOON_HOME"
+PASSPHRASE_VARIABLE = "COCOON_PASSPHRASE"
+PASSPHRASE_FILE_VARIABLE = "COCOON_PASSPHRASE_FILE"
+KEY_FILE_BYTES_MAX = 16 * 1024
+PASSPHRASE_BYTES_MAX = 1023
+"""OpenSSL takes no longer ones."""
+SOCKET_PATH_BYTES_MAX = 103 if sys.platform == "darwin" else 107
+"""sockaddr_un.sun_path less its final zero: unix(7)."""
+
+
+def locate_home(given: str | Path | None = None, configured: str = "") -> Path:
+    """The home folder: `given` (--home), else COCOON_HOME, else `configured` (node.toml), else ~/.cocoon."""
+    chosen = given or os.environ.get(HOME_VARIABLE) or configured or "~/.cocoon"
+    return Path(chosen).expanduser().absolute()
+
+
+class Home:
+    """One node's folder. Making the object touches nothing; the folder exists after `init`."""
+
+    def __init__(self, path: str | Path, *, passphrase_file: str = "") -> None:
+        self.path = Path(path)
+        self.config_file = self.path / "node.toml"
+        self.identity_file = self.path / "identity.pem"
+        self.channel_file = self.path / "channel.pem"
+        self.lock_file = self.path / "lock"
+        self.state_file = self.path / "state.sqlite3"
+        self.ledger_file = self.path / "ledger.sqlite3"
+        self.models_folder = self.path / "models"
+        self._socket_file = self.path / "api.sock"
+        self._socket_record = self.path / "api.path"
+        self._passphrase_file = passphrase_file
+
+    def __repr__(self) -> str:
+        return f"Home({str(self.path)!r})"
+
+    @property
+    def initialised(self) -> bool:
+        """Whether both keys are here."""
+        return self.identity_file.exists() and self.channel_file.exists()
+
+    def init(self, *, config_text: str | None = None) -> list[Path]:
+        """Make what is missing of folder, keys and node.toml; the files that were made. Never touches one that exists,
+        so it may be called at every start and by two processes at once. Raises ConfigError."""
+        self._make_folder()
+        made = []
+        for file in (self.identity_file, self.channel_file):
+            if not file.exists() and _create(file, encode_key(os.urandom(32), self._passphrase())):
+                made.append(file)
+        if config_text is not None or not self.config_file.exists():
+            text = default_toml() if config_text is None else config_text
+            if _create(self.config_file, text.encode()):
+                made.append(self.config_file)
+        return made
+
+    def identity(self) -> IdentityKey:
+        """The node's identity key. Raises ConfigError: missing, readable by others, corrupt, wrong passphrase."""
+        return self._load_key(self.identity_file)
+
+    def channel_key(self) -> IdentityKey:
+        """The key that signs this node's vouchers. Raises ConfigError like `identity`."""
+        return self._load_key(self.channel_file)
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether the identity key needs a passphrase."""
+        return is_encrypted(_read_private(self.identity_file))
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold this home for one node. Raises ConfigError when another process has it. The kernel lets go of the lock
+        when the process ends, however it ends."""
+        self._make_folder()
+        try:
+            descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigError(f"cannot open {self.lock_file}: {error.strerror}") from error
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise self._in_use(os.pread(descriptor, 32, 0)) from error
+            except OSError as error:
+                raise ConfigError(f"cannot lock {self.lock_file}: {error.strerror}") from error
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def api_socket(self) -> Path:
+        """Where the local API of a running node listens, if one runs."""
+        try:
+            return Path(os.fsdecode(self._socket_record.read_bytes()))
+        except FileNotFoundError:
+            return self._socket_file
+        except OSError as error:
+            raise ConfigError(f"cannot read {self._socket_record}: {error.strerror}") from error
+
+    @contextmanager
+    def api_socket_place(self) -> Iterator[Path]:
+        """For the running node: a path that is free and short enough for a Unix socket. In a deep home it is in a new
+        private folder of the temporary directory, and api.path in the home says where. Removed at the end."""
+        private: str | None = None
+        place = self._socket_file
+        if len(os.fsencode(place)) > SOCKET_PATH_BYTES_MAX:
+            private = tempfile.mkdtemp(prefix="cocoon-", dir=os.environ.get("XDG_RUNTIME_DIR") or None)
+            place = Path(private) / "api.sock"
+        try:
+            if private is not None:
+                _replace(self._socket_record, os.fsencode(place))
+            else:
+                self._socket_record.unlink(missing_ok=True)
+            place.unlink(missing_ok=True)
+            yield place
+        finally:
+            place.unlink(missing_ok=True)
+            if private is not None:
+                self._socket_record.unlink(missing_ok=True)
+                shutil.rmtree(private, ignore_errors=True)
+
+    def _make_folder(self) -> None:
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not any(self.path.iterdir()):
+                self.path.chmod(0o700)
+        except OSError as error:
+            raise ConfigError(f"cannot make the home folder {self.path}: {error.strerror}") from error
+
+    def _in_use(self, holder: bytes) -> ConfigError:
+        by = f" (pid {int(holder)})" if holder.isdigit() else ""
+        return ConfigError(
+            f"the home folder {self.path} is in use by another node{by}",
+            code="HOME_IN_USE",
+            hint="stop that node, or give this one a home of its own: --home DIR",
+        )
+
+    def _passphrase(self) -> bytes | None:
+        """None when no passphrase is set. Raises ConfigError for an empty, overlong or unreadable one."""
+        file = os.environ.get(PASSPHRASE_FILE_VARIABLE) or self._passphrase_file
+        if PASSPHRASE_VARIABLE in os.environ:
+            source, passphrase = PASSPHRASE_VARIABLE, os.fsencode(os.environ[PASSPHRASE_VARIABLE])
+        elif file:
+            source, passphrase = f"the passphrase file {file}", _first_line(Path(file).expanduser())
+        else:
+            return None
+        if not 0 < len(passphrase) <= PASSPHRASE_BYTES_MAX:
+            raise ConfigError(f"{source} must hold 1 to {PASSPHRASE_BYTES_MAX} bytes")
+        return passphrase
+
+    def _load_key(self, file: Path) -> IdentityKey:
+        from cocoon_p2p.sealing.signing import IdentityKey
+
+        pem, passphrase = _read_private(file), self._passphrase()
+        if is_encrypted(pem) and passphrase is None:
+            raise ConfigError(
+                f"{file} is encrypted and no passphrase is set",
+                hint=f"set {PASSPHRASE_VARIABLE}, or {PASSPHRASE_FILE_VARIABLE} to the name of a file that holds it",
+            )
+        if passphrase is not None and not is_encrypted(pem):
+            log.warning("a passphrase is set, but %s is not encrypted with it", file)
+        try:
+            return IdentityKey.from_seed(decode_key(pem, passphrase))
+        except KeyUnreadable as error:
+            raise ConfigError(f"cannot read the key in {file}: {error}", hint="restore it from a backup") from error
+
+
+def _read_private(file: Path) -> bytes:
+    """A file that only its owner can read, or ConfigError."""
+    try:
+        with file.open("rb") as opened:
+            mode = os.fstat(opened.fileno()).st_mode
+            content = opened.read(KEY_FILE_BYTES_MAX)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{file} is missing", hint="make a new identity: cocoon-node init") from error
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}") from error
+    if mode & 0o077:
+        raise ConfigError(f"{file} can be read by others (mode {mode & 0o777:04o})", hint=f"chmod 600 {file}")
+    return content
+
+
+def _first_line(file: Path) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            return opened.readline(PASSPHRASE_BYTES_MAX + 1).rstrip(b"\r\n")
+    except OSError as error:
+        raise ConfigError(f"cannot read the passphrase file {file}: {error.strerror}") from error
+
+
+def _create(file: Path, content: bytes) -> bool:
+    """Make `file` with `content` and mode 0600, whole or not at all; False when it exists already."""
+    temporary = _written(file, content)
+    try:
+        os.link(temporary, file)  # unlike a rename, this never replaces a key that another process just made
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise ConfigError(f"cannot make {file}: {error.strerror}") from error
+    finally:
+        temporary.unlink()
+        _sync(file.parent)
+    return True
+
+
+def _replace(file: Path, content: bytes) -> None:
+    _written(file, content).replace(file)
+
+
+def _written(file: Path, content: bytes) -> Path:
+    """`content` on disk beside `file`, under a temporary name, mode 0600."""
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+        with os.fdopen(descriptor, "wb") as opened:
+            opened.write(content)
+            opened.flush()
+            os.fsync(opened.fileno())
+    except OSError as error:
+        raise ConfigError(f"cannot write in {file.parent}: {error.strerror}") from error
+    return Path(name)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

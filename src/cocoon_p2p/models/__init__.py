@@ -1,0 +1,1 @@
+"""Models as content: manifests, and content-addressed files on disk."""

@@ -1,0 +1,145 @@
+"""Multiaddrs of TCP endpoints, as text and as bytes. Only what this network dials: ip4, ip6 and DNS names with tcp.
+
+py-multiaddr does more and takes ten times as long; peers send us thousands of addresses.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from cocoon_p2p.ids import PeerId, parse_peer_id
+from cocoon_p2p.limits import ADDRESS_CHARS_MAX
+
+HostKind = Literal["ip4", "ip6", "dns", "dns4", "dns6"]
+# multiformats/multiaddr protocols.csv
+_CODES: dict[HostKind, int] = {"ip4": 4, "ip6": 41, "dns": 53, "dns4": 54, "dns6": 55}
+_KINDS = {code: kind for kind, code in _CODES.items()}
+_TCP = 6
+_P2P_TWO_BYTES = b"\xa5\x03"  # code 421 as varint
+_FAMILIES = {"ip4": socket.AF_INET, "dns4": socket.AF_INET, "ip6": socket.AF_INET6, "dns6": socket.AF_INET6}
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    """`/<kind>/<host>/tcp/<port>`, and the peer id behind /p2p/ where there is one."""
+
+    kind: HostKind
+    host: str
+    port: int
+    peer: PeerId | None = None
+
+    def __str__(self) -> str:
+        """Without /p2p/."""
+        return f"/{self.kind}/{self.host}/tcp/{self.port}"
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        return _FAMILIES.get(self.kind, socket.AF_UNSPEC)
+
+    @property
+    def is_wildcard(self) -> bool:
+        return self.kind in ("ip4", "ip6") and ipaddress.ip_address(self.host).is_unspecified
+
+
+def parse_address(text: str) -> TcpAddress:
+    """Raises ValueError for anything but /ip4|ip6|dns|dns4|dns6/<host>/tcp/<port>[/p2p/<peer id>]."""
+    parts = text.strip().split("/")
+    if len(text) > ADDRESS_CHARS_MAX or len(parts) not in (5, 7) or parts[0] or parts[3] != "tcp":
+        raise ValueError(f"{text[:ADDRESS_CHARS_MAX]!r} is no TCP address; one looks like /ip4/192.0.2.1/tcp/4001")
+    kind = _kind_of(parts[1], text)
+    port = int(parts[4]) if parts[4].isascii() and parts[4].isdigit() else -1
+    if not 0 <= port <= 65535:
+        raise ValueError(f"{parts[4]!r} in {text!r} is no port")
+    peer = None
+    if len(parts) == 7:
+        if parts[5] != "p2p":
+            raise ValueError(f"{text!r} goes on with /{parts[5]}/, which this node does not dial")
+        peer = parse_peer_id(parts[6])
+    return TcpAddress(kind, _checked_host(kind, parts[2]), port, peer)
+
+
+def address_to_bytes(address: TcpAddress) -> bytes:
+    """The binary multiaddr, without /p2p/."""
+    if address.kind in ("ip4", "ip6"):
+        host = ipaddress.ip_address(address.host).packed
+    else:
+        name = address.host.encode()
+        host = bytes([len(name)]) + name
+    return bytes([_CODES[address.kind]]) + host + bytes([_TCP]) + address.port.to_bytes(2)
+
+
+def address_from_bytes(raw: bytes) -> TcpAddress | None:
+    """None for anything that this network does not dial, or that is no multiaddr."""
+    kind = _KINDS.get(raw[0]) if raw else None
+    if kind is None:
+        return None
+    if kind in ("ip4", "ip6"):
+        start, size = 1, 4 if kind == "ip4" else 16
+    else:
+        start, size = 2, raw[1] if len(raw) > 1 else 0
+    end = start + size
+    host, rest = raw[start:end], raw[end + 3 :]
+    if len(raw) < end + 3 or raw[end] != _TCP or (rest and not rest.startswith(_P2P_TWO_BYTES)):
+        return None
+    try:
+        name = str(ipaddress.ip_address(host)) if kind in ("ip4", "ip6") else host.decode("ascii")
+        return TcpAddress(kind, _checked_host(kind, name), int.from_bytes(raw[end + 1 : end + 3]))
+    except ValueError:
+        return None
+
+
+def parse_dialable(texts: Iterable[str]) -> list[TcpAddress]:
+    """Those of `texts` that can be dialled, each once, in order."""
+    addresses = []
+    for text in texts:
+        try:
+            address = parse_address(text)
+        except ValueError:
+            continue
+        if address.port and not address.is_wildcard and address not in addresses:
+            addresses.append(address)
+    return addresses
+
+
+def resolve_wildcards(addresses: Sequence[TcpAddress]) -> tuple[str, ...]:
+    """What to tell others: 0.0.0.0 and :: replaced by this machine's own addresses, loopback last."""
+    resolved: list[str] = []
+    for address in addresses:
+        hosts = _own_hosts(address.kind) if address.is_wildcard else [address.host]
+        resolved += [f"/{address.kind}/{host}/tcp/{address.port}" for host in hosts]
+    return tuple(dict.fromkeys(resolved))
+
+
+def _own_hosts(kind: HostKind) -> list[str]:
+    """The address that packets to the wide network would leave from, and loopback. Sends nothing."""
+    family, far, loopback = (
+        (socket.AF_INET, "198.51.100.1", "127.0.0.1") if kind == "ip4" else (socket.AF_INET6, "2001:db8::1", "::1")
+    )
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((far, 9))  # a datagram socket only looks up its route
+            own = probe.getsockname()[0]
+        except OSError:
+            return [loopback]
+    return list(dict.fromkeys([own.partition("%")[0], loopback]))
+
+
+def _kind_of(word: str, text: str) -> HostKind:
+    for kind in _CODES:
+        if kind == word:
+            return kind
+    raise ValueError(f"{text!r} begins with /{word}/; this node dials ip4, ip6, dns, dns4 and dns6")
+
+
+def _checked_host(kind: HostKind, host: str) -> str:
+    if kind == "ip4":
+        return str(ipaddress.IPv4Address(host))
+    if kind == "ip6":
+        return str(ipaddress.IPv6Address(host))
+    if not (0 < len(host) <= 253 and host.isascii() and host.isprintable() and not set(host) & set("/ :")):
+        raise ValueError(f"{host!r} is no host name")
+    return host

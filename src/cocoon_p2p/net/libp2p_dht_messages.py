@@ -1,0 +1,64 @@
+"""The messages of kad-dht 1.0 and how they travel: one request and one answer on a stream, each behind its length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from google.protobuf.message import DecodeError
+from libp2p.kad_dht.pb.kademlia_pb2 import Message
+
+from cocoon_p2p.errors import RemoteProtocolError
+from cocoon_p2p.ids import PeerId, peer_id_from_bytes, peer_id_to_bytes
+from cocoon_p2p.limits import (
+    ADDRESSES_PER_ANNOUNCEMENT_MAX,
+    DHT_BUCKET_PEERS_MAX,
+    DHT_PROVIDERS_MAX,
+    DHT_VALUE_BYTES_MAX,
+)
+from cocoon_p2p.net.address_book import AddressBook
+from cocoon_p2p.net.addresses import TcpAddress, address_from_bytes, address_to_bytes
+from cocoon_p2p.net.multistream import ReadWriter, encode_prefixed, read_prefixed
+
+KAD = "/cocoon/kad/1.0.0"
+"""Not /ipfs/kad/1.0.0: in the library that name is a constant in six modules, and we would join the public DHT."""
+MESSAGE_BYTES_MAX = DHT_VALUE_BYTES_MAX + (DHT_BUCKET_PEERS_MAX + DHT_PROVIDERS_MAX) * 1024
+"""A record and, for each peer of the longest answer, an id and sixteen addresses."""
+_KEY_BYTES_MAX = 512
+
+
+async def send_message(stream: ReadWriter, message: Message) -> None:
+    await stream.write(encode_prefixed(message.SerializeToString()))
+
+
+async def read_message(stream: ReadWriter) -> Message:
+    """Raises RemoteProtocolError for what is no message, TransportError when the stream ends."""
+    raw = await read_prefixed(stream, MESSAGE_BYTES_MAX)
+    message = Message()
+    try:
+        message.ParseFromString(raw)
+    except DecodeError as error:
+        raise RemoteProtocolError("kad: not a protobuf message", code="MALFORMED") from error
+    if len(message.key) > _KEY_BYTES_MAX:
+        raise RemoteProtocolError(f"kad: a key of {len(message.key)} bytes", code="BOUND")
+    return message
+
+
+def add_peers(field: Iterable[Message.Peer], peers: Iterable[PeerId], book: AddressBook) -> None:
+    """Append `peers` with the addresses we know of them to a repeated field."""
+    for peer in peers:
+        entry = field.add()  # type: ignore[attr-defined]
+        entry.id = peer_id_to_bytes(peer)
+        entry.addrs.extend(map(address_to_bytes, book.get(peer)))
+
+
+def read_peers(field: Iterable[Message.Peer], count_max: int) -> list[tuple[PeerId, list[TcpAddress]]]:
+    """The peers of a repeated field, each once; what is no Ed25519 peer id or no TCP address is left out."""
+    peers: dict[PeerId, list[TcpAddress]] = {}
+    for entry in list(field)[:count_max]:
+        try:
+            peer = peer_id_from_bytes(entry.id)
+        except ValueError:
+            continue
+        found = map(address_from_bytes, entry.addrs[:ADDRESSES_PER_ANNOUNCEMENT_MAX])
+        peers.setdefault(peer, [address for address in found if address is not None])
+    return list(peers.items())

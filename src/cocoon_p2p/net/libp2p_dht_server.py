@@ -1,0 +1,93 @@
+"""The answering side of the DHT: what others may ask of us, and what we keep for them."""
+
+from __future__ import annotations
+
+import trio
+from libp2p.kad_dht.pb.kademlia_pb2 import Message
+
+from cocoon_p2p.errors import RemoteProtocolError, TransportError
+from cocoon_p2p.ids import PeerId, peer_id_to_bytes
+from cocoon_p2p.limits import DHT_PROVIDERS_MAX
+from cocoon_p2p.net.addresses import address_to_bytes, parse_address
+from cocoon_p2p.net.kademlia import ProviderStore, RecordStore, RoutingTable, position_of
+from cocoon_p2p.net.libp2p_dht_messages import add_peers, read_message, read_peers, send_message
+from cocoon_p2p.net.libp2p_muxer import MuxStream
+from cocoon_p2p.net.libp2p_switch import Switch
+from cocoon_p2p.net.port import RecordValidator
+
+_IDLE_S = 10.0
+"""How long a stream of requests may be silent."""
+_CONTENT_ID_BYTES = 32
+
+
+class DhtServer:
+    def __init__(self, switch: Switch, table: RoutingTable, validators: dict[str, RecordValidator]) -> None:
+        self._switch = switch
+        self._table = table
+        self.records = RecordStore(validators)
+        self.providers = ProviderStore()
+
+    def own_addresses(self) -> list[bytes]:
+        return [address_to_bytes(parse_address(text)) for text in self._switch.addresses()]
+
+    async def serve(self, stream: MuxStream) -> None:
+        """Requests of one stream, until the peer ends it. Raises CocoonError: the stream is then reset."""
+        with trio.move_on_after(_IDLE_S) as scope:
+            while True:
+                try:
+                    request = await read_message(stream)
+                except TransportError:
+                    return  # the usual end: nothing follows the last request
+                answer = self._answer(stream.peer, request)
+                if answer is not None:
+                    await send_message(stream, answer)
+                scope.deadline = trio.current_time() + _IDLE_S
+
+    def _answer(self, peer: PeerId, request: Message) -> Message | None:
+        answer = Message(type=request.type, key=request.key)
+        match request.type:
+            case Message.PUT_VALUE:
+                return self._put(request)
+            case Message.GET_VALUE:
+                value = self.records.get(request.key.decode("ascii", "replace"), trio.current_time())
+                if value is not None:
+                    answer.record.key, answer.record.value = request.key, value
+            case Message.ADD_PROVIDER:
+                self._add_provider(peer, request)
+                return None
+            case Message.GET_PROVIDERS:
+                providers = self.providers.get(request.key, trio.current_time())
+                add_peers(answer.providerPeers, [p for p in providers if p != self._switch.peer_id], self._switch.book)
+                if self._switch.peer_id in providers:
+                    entry = answer.providerPeers.add()
+                    entry.id = peer_id_to_bytes(self._switch.peer_id)
+                    entry.addrs.extend(self.own_addresses())
+            case Message.FIND_NODE:
+                pass
+            case Message.PING:
+                return answer
+            case _:
+                raise RemoteProtocolError(f"kad: no request of type {request.type}", code="UNKNOWN_TAG")
+        nearest = self._table.nearest(position_of(request.key))
+        add_peers(answer.closerPeers, [near for near in nearest if near != peer], self._switch.book)
+        return answer
+
+    def _put(self, request: Message) -> Message:
+        """The record that we now hold under the key; the writer sees by it whether its own was taken."""
+        if request.record.key != request.key or not request.key.isascii():
+            raise RemoteProtocolError("kad: the record has another key than the request", code="MALFORMED")
+        key, now = request.key.decode("ascii"), trio.current_time()
+        if not self.records.put(key, request.record.value, now):
+            self._switch.counters["dht_record_stale"] += 1
+        answer = Message(type=Message.PUT_VALUE, key=request.key)
+        answer.record.key, answer.record.value = request.key, self.records.get(key, now) or b""
+        return answer
+
+    def _add_provider(self, peer: PeerId, request: Message) -> None:
+        """A peer speaks for itself only."""
+        if len(request.key) != _CONTENT_ID_BYTES:
+            raise RemoteProtocolError("kad: a content id has 32 bytes", code="BOUND")
+        for provider, addresses in read_peers(request.providerPeers, DHT_PROVIDERS_MAX):
+            if provider == peer:
+                self._switch.book.add(peer, addresses)
+                self.providers.add(request.key, peer, trio.current_time())

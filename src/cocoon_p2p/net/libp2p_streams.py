@@ -1,0 +1,119 @@
+"""Streams between peers: agreeing on a protocol, serving it, opening it, and redialling once when a connection has died."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import trio
+
+from cocoon_p2p.errors import CocoonError, RemoteProtocolError, TransportError
+from cocoon_p2p.ids import PeerId
+from cocoon_p2p.limits import STREAM_OPEN_TIMEOUT_S
+from cocoon_p2p.net import multistream
+from cocoon_p2p.net.framing import FramedStream
+from cocoon_p2p.net.libp2p_muxer import MuxStream
+from cocoon_p2p.net.libp2p_switch import Link, Switch, deadline
+from cocoon_p2p.net.port import StreamHandler
+from cocoon_p2p.net.supervisor import run_guarded, run_handler
+
+logger = logging.getLogger("cocoon_p2p.net")
+
+ProtocolHandler = Callable[[MuxStream], Awaitable[None]]
+"""Serves an inbound stream of one of libp2p's own protocols. The stream is closed afterwards, and reset if it raises."""
+_REDIALS = 1
+_DEATH_NOTICE_S = 0.5
+"""How long after a stream broke its connection may take to be known as dead, too."""
+
+
+class Streams:
+    """The protocols of one node."""
+
+    def __init__(self, switch: Switch, nursery: trio.Nursery) -> None:
+        self._switch = switch
+        self._nursery = nursery
+        self._internal: dict[str, ProtocolHandler] = {}
+        self._application: dict[str, StreamHandler] = {}
+        switch.on_stream = self._start_serving
+
+    def protocols(self) -> list[str]:
+        return [*self._internal, *self._application]
+
+    def set_internal(self, protocol: str, handler: ProtocolHandler) -> None:
+        self._internal[protocol] = handler
+
+    def set_handler(self, protocol: str, handler: StreamHandler) -> None:
+        self._application[protocol] = handler
+
+    async def open_framed(self, peer: PeerId, protocol: str) -> FramedStream:
+        """A stream of the application. Raises TransportError."""
+        link, stream = await self._open(peer, (protocol,), None)
+        return self._framed(link, stream, protocol)
+
+    async def open_raw(self, peer: PeerId, *protocols: str, link: Link | None = None) -> MuxStream:
+        """A stream of one of libp2p's protocols, over `link` or whichever connection there is. Raises TransportError."""
+        _, stream = await self._open(peer, protocols, link)
+        return stream
+
+    async def _open(self, peer: PeerId, protocols: tuple[str, ...], over: Link | None) -> tuple[Link, MuxStream]:
+        for redials_left in range(_REDIALS, -1, -1):
+            link = over or await self._switch.connect(peer)
+            try:
+                return link, await self._open_on(link, protocols)
+            except TransportError as error:
+                if over is not None or not redials_left or not await _has_died(link, error):
+                    raise
+        raise AssertionError("the last round returns or raises")
+
+    async def _open_on(self, link: Link, protocols: tuple[str, ...]) -> MuxStream:
+        with deadline(STREAM_OPEN_TIMEOUT_S, f"stream to {link.peer}"):
+            stream = await link.connection.open_stream()
+            agreed = False
+            try:
+                await multistream.propose(stream, *protocols)
+                agreed = True
+            except RemoteProtocolError as error:
+                raise TransportError(f"{link.peer}: {error}", outcome_known=True, code="MULTISTREAM") from error
+            finally:
+                if not agreed:
+                    stream.reset_soon()
+        link.used_at = trio.current_time()
+        return stream
+
+    def _framed(self, link: Link, stream: MuxStream, protocol: str) -> FramedStream:
+        link.application_streams += 1
+
+        def done() -> None:
+            link.application_streams -= 1
+
+        return FramedStream(link.peer, protocol, stream, on_done=done)
+
+    def _start_serving(self, link: Link, stream: MuxStream) -> None:
+        self._nursery.start_soon(self._serve, link, stream)
+
+    async def _serve(self, link: Link, stream: MuxStream) -> None:
+        try:
+            with deadline(STREAM_OPEN_TIMEOUT_S, "negotiation"):
+                protocol = await multistream.accept(stream, self.protocols())
+        except CocoonError as error:
+            self._switch.counters["negotiation_failed"] += 1
+            logger.debug("stream of %s: %s", link.peer, error)
+            await stream.reset()
+            return
+        link.used_at = trio.current_time()
+        handler = self._application.get(protocol)
+        if handler is not None:
+            await run_handler(handler, self._framed(link, stream, protocol), self._switch.counters)
+        elif await run_guarded("protocol", partial(self._internal[protocol], stream), self._switch.counters):
+            await stream.close()
+        else:
+            await stream.reset()
+
+
+async def _has_died(link: Link, error: TransportError) -> bool:
+    """Whether the connection, and not just a stream of it, is gone."""
+    if error.code in ("DISCONNECTED", "CUT_OFF"):
+        with trio.move_on_after(_DEATH_NOTICE_S):
+            await link.connection.ended.wait()
+    return link.connection.ended.is_set()

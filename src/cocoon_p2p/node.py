@@ -1,0 +1,342 @@
+"""`Node`: the embedding API. A node in the network, as a client, as a provider, or both.
+
+async with Node.open(home="…", bootstrap=["/ip4/…/tcp/…/p2p/…"]) as node:
+    outputs = await node.run("minilm", text=["how do I earn?"], max_price=10_000_000)
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cocoon_p2p.assembly import NetworkOpener, Parts, open_parts
+from cocoon_p2p.config import NodeConfig, load_config
+from cocoon_p2p.drivers.clock import Clock
+from cocoon_p2p.drivers.purchase import Order, Purchase
+from cocoon_p2p.errors import ConfigError
+from cocoon_p2p.home import Home, locate_home
+from cocoon_p2p.ids import PeerId, Tier, parse_peer_id
+from cocoon_p2p.proto.market import BookOffer
+from cocoon_p2p.rows import Row, job_row, model_row, receipt_row, wallet_row
+from cocoon_p2p.tensors import TEXT_INPUT, Payload, string_tensor
+
+if TYPE_CHECKING:
+    import random
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """A job as it is asked for, but for its input."""
+
+    model: str
+    """Name or id."""
+    tier: str | None = None
+    """"sealed" or "open"; None: the configuration's."""
+    max_price: int | None = None
+    """nanogram; 0 for no limit; None: the configuration's."""
+    provider: str | None = None
+    """Peer id; None: the best offer."""
+    timeout_s: float | None = None
+    """None: the configuration's."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """A finished job."""
+
+    payload: Payload
+    job_id: str
+    model_id: str
+    provider: str
+    price_nanogram: int
+    timeline_ms: dict[str, float]
+    receipt: dict[str, Any] | None
+    attempts: list[dict[str, str]] = field(default_factory=list)
+
+
+class Node:
+    """One participant of the network. Made by `Node.open`."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        home: str | Path | None = None,
+        *,
+        config: NodeConfig | None = None,
+        bootstrap: Sequence[str] = (),
+        listen: Sequence[str] | None = None,
+        models: Sequence[str] = (),
+        open_network: NetworkOpener | None = None,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+    ) -> AsyncIterator[Node]:
+        """A running node, stopped at the end of the block.
+
+        `home` is made with a new identity when it does not exist (None: COCOON_HOME, or ~/.cocoon). `config` is what
+        node.toml says (read from the home when not given); `bootstrap`, `listen` and `models` go before it. The last
+        three parameters are for simulations (`cocoon_p2p.testing`).
+
+        Raises ConfigError (home, configuration, port in use), TransportError (no bootstrap node answers),
+        ExecutionError (a model does not load).
+        """
+        path = locate_home(home)
+        if config is None:
+            config = load_config(None, path)
+        config = _with_options(config, bootstrap, listen, models)
+        place = Home(path, passphrase_file=config.identity.passphrase_file)
+        if not place.initialised:
+            place.init()
+        async with open_parts(place, config, open_network=open_network, clock=clock, rng=rng) as parts:
+            yield cls(parts)
+
+    # --- who and where ---
+
+    @property
+    def peer_id(self) -> PeerId:
+        return self._parts.identity.peer_id
+
+    def addresses(self) -> list[str]:
+        """Multiaddrs, each with /p2p/ and our peer id: what others give as --bootstrap."""
+        return [f"{address}/p2p/{self.peer_id}" for address in self._public_addresses()]
+
+    # --- jobs ---
+
+    async def run(
+        self,
+        model: str,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        text: Sequence[str] | None = None,
+        max_price: int | None = None,
+        tier: str | None = None,
+        provider: str | None = None,
+        timeout_s: float | None = None,
+        outputs: Sequence[str] = (),
+    ) -> dict[str, NDArray[np.generic]]:
+        """Run one job somewhere in the network and return its outputs by name.
+
+        `inputs` maps input names to arrays (any dtype and shape that the model takes); `text` is a list of n strings for
+        a model with a text front end. `max_price` is nanogram. `outputs` names the ones wanted; none means all.
+
+        Raises ExecutionError (code INPUT: what the model wants), PeerRefused (PRICE: the lowest offer, and others),
+        TransportError, CocoonError (NO_MODEL), SettlementError.
+        """
+        from cocoon_p2p.execution.arrays import to_arrays, to_payload
+
+        if (inputs is None) == (text is None):
+            raise ConfigError("give either inputs or text", hint='node.run("minilm", text=["…"])')
+        if text is not None:
+            payload = Payload((string_tensor(TEXT_INPUT, list(text)),), tuple(outputs))
+        else:
+            payload = to_payload(inputs or {}, tuple(outputs))
+        request = RunRequest(model, tier=tier, max_price=max_price, provider=provider, timeout_s=timeout_s)
+        return to_arrays((await self.run_payload(request, payload)).payload)
+
+    async def run_payload(self, request: RunRequest, payload: Payload) -> RunResult:
+        """The same for a payload as it travels, with everything that is known of the job. Raises as `run`."""
+        client = self._parts.config.client
+        max_price = client.max_price if request.max_price is None else request.max_price
+        order = Order(
+            model=request.model,
+            payload=payload,
+            tier=_tier(request.tier or client.tier),
+            max_total=max_price or None,
+            provider=_peer(request.provider),
+            timeout_s=client.timeout_s if request.timeout_s is None else request.timeout_s,
+        )
+        return self._result(await self._parts.buyer.buy(order))
+
+    # --- looking around; everything is JSON as it stands ---
+
+    async def offers(self, model: str | None = None) -> list[Row]:
+        """What others offer: of one model (asking the network when nothing is known), or all that is known."""
+        market = self._parts.market
+        if model is not None:
+            offers = await market.find(model)
+        else:
+            offers = market.offers()
+            if not offers:
+                await market.look_around()
+                offers = market.offers()
+        offers.sort(key=lambda each: (each.offer.name, each.offer.price_base + each.offer.price_per_item, each.peer))
+        return [self._offer_row(each) for each in offers]
+
+    def peers(self) -> list[Row]:
+        """Whom we are connected to."""
+        offered: dict[str, int] = {}
+        agents: dict[str, str] = {}
+        for offer in self._parts.market.offers():
+            offered[offer.peer] = offered.get(offer.peer, 0) + 1
+            agents[offer.peer] = offer.agent
+        now_ms = int(self._parts.clock.unix() * 1000)
+        return [
+            {
+                "peer_id": peer.peer,
+                "addresses": [peer.address] if peer.address else [],
+                "direction": peer.direction,
+                "agent": peer.agent or agents.get(peer.peer, ""),
+                "latency_ms": None if peer.latency_s is None else round(peer.latency_s * 1000, 3),
+                "offers": offered.get(peer.peer, 0),
+                "penalty": round(self._parts.standing.of(peer.peer).penalty_at(now_ms), 1),
+            }
+            for peer in self._parts.network.peers()
+        ]
+
+    def status(self) -> Row:
+        """This node in short."""
+        parts = self._parts
+        jobs: dict[str, int] = {}
+        for job in parts.store.jobs.newest(1000):
+            jobs[job.state] = jobs.get(job.state, 0) + 1
+        return {
+            "peer_id": self.peer_id,
+            "addresses": self.addresses(),
+            "uptime_s": round(parts.clock.now() - parts.started, 3),
+            "peers": len(parts.network.peers()),
+            "settlement_network": parts.settlement.network_id,
+            "models": self.models(),
+            "jobs": jobs,
+            "memory_bytes": _memory_bytes(),
+            "network_counters": dict(parts.network.counters()),
+        }
+
+    def models(self) -> list[Row]:
+        """The models that this node serves."""
+        serving = self._parts.serving
+        rows = []
+        for model, status in serving.models() if serving else ():
+            assert serving is not None
+            base, per_item = serving.price(model.model_id)
+            rows.append(
+                {
+                    **model_row(model),
+                    "price_base": base,
+                    "price_per_item": per_item,
+                    "device": status.device.name,
+                    "device_reason": status.device.reason,
+                    "loaded": status.loaded,
+                    "queued": status.queued,
+                    "running": status.running,
+                    "jobs_done": status.jobs_done,
+                    "pid": status.pid,
+                }
+            )
+        return rows
+
+    def jobs(self, limit: int = 100) -> list[Row]:
+        """The newest jobs, as a client and as a provider."""
+        return [job_row(job) for job in self._parts.store.jobs.newest(limit)]
+
+    def receipts(self, limit: int = 100) -> list[Row]:
+        return [receipt_row(receipt) for receipt in self._parts.store.receipts.newest(limit)]
+
+    async def wallet(self) -> Row:
+        settlement = self._parts.settlement
+        return wallet_row(await settlement.balance(), await settlement.channels())
+
+    async def add_model(
+        self,
+        path: str | Path,
+        *,
+        name: str | None = None,
+        price_base: int | None = None,
+        price_per_item: int | None = None,
+    ) -> Row:
+        """Install a model and offer it at once. Raises ConfigError, ExecutionError."""
+        serving = self._parts.serving
+        if serving is None:
+            raise ConfigError(
+                "this node serves nobody: [provider] serve is false",
+                hint="set serve = true in node.toml and start the node again",
+            )
+        model = await serving.install(Path(path), name=name, price_base=price_base, price_per_item=price_per_item)
+        await serving.serve(model)
+        return model_row(model)
+
+    # --- rows ---
+
+    def _public_addresses(self) -> Sequence[str]:
+        return self._parts.config.network.announce_addresses or self._parts.network.addresses()
+
+    def _offer_row(self, each: BookOffer) -> Row:
+        offer = each.offer
+        return {
+            "model_id": offer.model_id,
+            "name": offer.name,
+            "peer_id": each.peer,
+            "agent": each.agent,
+            "addresses": list(each.addresses),
+            "price_base": offer.price_base,
+            "price_per_item": offer.price_per_item,
+            "tiers": [tier.name.lower() for tier in offer.tiers],
+            "slots_free": offer.slots_free,
+            "slots_total": offer.slots_total,
+            "queue_ms": offer.queue_ms,
+            "item_us": offer.item_us,
+            "items_max": offer.items_max,
+            "input_bytes_max": offer.input_bytes_max,
+            "device": offer.device,
+            "settlement_network": each.settlement_networks[0] if each.settlement_networks else None,
+            "age_ms": max(0, int(self._parts.clock.unix() * 1000) - each.issued_at_ms),
+        }
+
+    def _result(self, purchase: Purchase) -> RunResult:
+        kept = self._parts.store.receipts.by_job(purchase.job_id, role="client")
+        return RunResult(
+            payload=purchase.payload,
+            job_id=purchase.job_id.hex(),
+            model_id=purchase.model_id,
+            provider=purchase.provider,
+            price_nanogram=purchase.price,
+            timeline_ms=purchase.timeline_ms,
+            receipt=None if kept is None else receipt_row(kept),
+            attempts=purchase.attempts,
+        )
+
+
+def _with_options(
+    config: NodeConfig, bootstrap: Sequence[str], listen: Sequence[str] | None, models: Sequence[str]
+) -> NodeConfig:
+    network = replace(
+        config.network,
+        bootstrap=(*bootstrap, *config.network.bootstrap),
+        listen=tuple(listen) if listen else config.network.listen,
+    )
+    provider = replace(config.provider, models=tuple(models) or config.provider.models)
+    return replace(config, network=network, provider=provider)
+
+
+def _tier(text: str) -> Tier:
+    if text not in ("sealed", "open"):
+        raise ConfigError(f"there is no tier {text!r}", hint="sealed or open")
+    return Tier[text.upper()]
+
+
+def _peer(text: str | None) -> PeerId | None:
+    if text is None:
+        return None
+    try:
+        return parse_peer_id(text)
+    except ValueError as error:
+        raise ConfigError(f"provider: {error}") from error
+
+
+def _memory_bytes() -> int | None:
+    """Resident memory of this process, without its workers; None where /proc is missing."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    import resource
+
+    return pages * resource.getpagesize()

@@ -1,0 +1,1 @@
+"""Signatures, and plaintext to sealed envelopes and streams and back. Nothing hand-made below `cryptography`; no IO."""

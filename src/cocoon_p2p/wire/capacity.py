@@ -1,0 +1,281 @@
+"""capacity/1: what a peer offers, signed by it; and the messages of its stream (protocols/capacity/1/spec.md)."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+from cocoon_p2p.errors import RemoteProtocolError
+from cocoon_p2p.ids import ModelId, PeerId, Tier
+from cocoon_p2p.limits import (
+    ADDRESS_CHARS_MAX,
+    ADDRESSES_PER_ANNOUNCEMENT_MAX,
+    AGENT_CHARS_MAX,
+    ANNOUNCEMENT_CLOCK_SKEW_S,
+    ANNOUNCEMENT_LIFETIME_S,
+    DEVICE_CHARS_MAX,
+    DHT_VALUE_BYTES_MAX,
+    MODELS_PER_ANNOUNCEMENT_MAX,
+    NAME_CHARS_MAX,
+    SETTLEMENT_NETWORKS_MAX,
+    WIRE_ARRAY_LENGTH_MAX,
+)
+from cocoon_p2p.wire import codec
+from cocoon_p2p.wire.codec import UINT32_MAX, Bytes
+
+CAPACITY_PROTOCOL = "/cocoon/capacity/1"
+CAPACITY_TOPIC = "/cocoon/capacity/1"
+CAPACITY_DOMAIN = b"cocoon-p2p/capacity/1"
+"""Signature domain of an announcement's body."""
+CAPACITY_NAMESPACE = "cocoon-capacity"
+"""DHT namespace: the first part of `capacity_key`."""
+
+_TIERS = frozenset(Tier)
+_TIERS_LISTED_MAX = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One model that a peer runs for others, at these prices (nanogram)."""
+
+    model_id: ModelId
+    name: str
+    tiers: tuple[Tier, ...]
+    price_base: int
+    price_per_item: int
+    items_max: int
+    input_bytes_max: int
+    slots_total: int
+    slots_free: int
+    queue_ms: int
+    """How long a job that came now would wait, by the provider's own reckoning."""
+    device: str
+    item_us: int
+    """Moving average of microseconds an item; 0 when not known yet."""
+
+    def fields(self) -> list[Any]:
+        return [
+            codec.model_bytes(self.model_id),
+            self.name,
+            [int(tier) for tier in self.tiers],
+            self.price_base,
+            self.price_per_item,
+            self.items_max,
+            self.input_bytes_max,
+            self.slots_total,
+            self.slots_free,
+            self.queue_ms,
+            self.device,
+            self.item_us,
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """The signed body: who offers what, from when to when. Times in Unix milliseconds."""
+
+    peer_id: PeerId
+    sequence: int
+    issued_at_ms: int
+    expires_at_ms: int
+    addresses: tuple[str, ...]
+    agent: str
+    settlement_networks: tuple[int, ...]
+    offers: tuple[Offer, ...]
+
+    def encode(self) -> bytes:
+        return codec.pack(
+            [
+                1,
+                codec.peer_bytes(self.peer_id),
+                self.sequence,
+                self.issued_at_ms,
+                self.expires_at_ms,
+                self.addresses,
+                self.agent,
+                self.settlement_networks,
+                [offer.fields() for offer in self.offers],
+            ]
+        )
+
+    def require_current(self, now_ms: int) -> None:
+        """Raises RemoteProtocolError(code="EXPIRED") outside the announcement's lifetime, BOUND when that is too long."""
+        # SPEC capacity/1 §4.2
+        if self.expires_at_ms - self.issued_at_ms > ANNOUNCEMENT_LIFETIME_S * 1000:
+            codec.fail("BOUND", f"announcement lives longer than {ANNOUNCEMENT_LIFETIME_S:.0f} s")
+        if self.issued_at_ms > now_ms + ANNOUNCEMENT_CLOCK_SKEW_S * 1000:
+            codec.fail("EXPIRED", f"announcement issued {self.issued_at_ms - now_ms} ms in the future")
+        if now_ms >= self.expires_at_ms:
+            codec.fail("EXPIRED", f"announcement expired {now_ms - self.expires_at_ms} ms ago")
+
+
+@dataclass(frozen=True, slots=True)
+class SignedAnnouncement:
+    """The exact bytes that were signed, and the signature (domain CAPACITY_DOMAIN, key of `announcement.peer_id`).
+
+    Making one parses the body, once: RemoteProtocolError when it is none. The signature is the caller's to check."""
+
+    body: bytes
+    signature: bytes
+    announcement: Announcement = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "announcement", decode_announcement(self.body))
+
+    def encode(self) -> bytes:
+        return codec.pack([1, self.body, self.signature])
+
+    @classmethod
+    def decode(cls, frame: Bytes) -> SignedAnnouncement:
+        """Raises RemoteProtocolError."""
+        fields = codec.unpack(frame, "signed announcement")
+        if fields[0] != 1:
+            codec.fail("UNKNOWN_TAG", f"signed announcement with tag {fields[0]}")
+        return cls._of_fields(fields, len(frame))
+
+    @classmethod
+    def _of_fields(cls, fields: tuple[Any, ...], frame_bytes: int) -> SignedAnnouncement:
+        # SPEC capacity/1 §3.1
+        if frame_bytes > DHT_VALUE_BYTES_MAX:
+            codec.fail("BOUND", f"signed announcement of {frame_bytes} bytes; at most {DHT_VALUE_BYTES_MAX}")
+        codec.require_count(fields, 3, "signed announcement")
+        return cls(
+            codec.blob(fields[1], "announcement", DHT_VALUE_BYTES_MAX),
+            codec.fixed(fields[2], "signature", codec.SIGNATURE_BYTES),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class GetCapacity:
+    """Asks for the peer's own announcement."""
+
+    def encode(self) -> bytes:
+        return codec.pack([2])
+
+
+@dataclass(frozen=True, slots=True)
+class NoCapacity:
+    """This node offers nothing."""
+
+    def encode(self) -> bytes:
+        return codec.pack([3])
+
+
+@dataclass(frozen=True, slots=True)
+class GetManifest:
+    """Asks for the canonical manifest of a model that the peer offers."""
+
+    model_id: ModelId
+
+    def encode(self) -> bytes:
+        return codec.pack([4, codec.model_bytes(self.model_id)])
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The manifest that was asked for. Its SHA-256 must be the model's id: the reader checks that."""
+
+    data: bytes
+
+    def encode(self) -> bytes:
+        return codec.pack([5, self.data])
+
+
+@dataclass(frozen=True, slots=True)
+class NoManifest:
+    """The peer does not have that model."""
+
+    def encode(self) -> bytes:
+        return codec.pack([6])
+
+
+CapacityMessage = SignedAnnouncement | GetCapacity | NoCapacity | GetManifest | Manifest | NoManifest
+
+
+def decode_message(frame: Bytes) -> CapacityMessage:
+    """A message of the capacity stream. Raises RemoteProtocolError."""
+    fields = codec.unpack(frame, "capacity message")
+    tag = fields[0]
+    if tag == 1:
+        return SignedAnnouncement._of_fields(fields, len(frame))
+    if tag == 2:
+        return GetCapacity()
+    if tag != 3:
+        codec.fail("UNKNOWN_TAG", f"capacity message with tag {tag}")
+    return NoCapacity()
+
+
+def decode_announcement(body: Bytes) -> Announcement:
+    """An announcement's signed body. Raises RemoteProtocolError."""
+    # SPEC capacity/1 §3.2
+    fields = codec.unpack_tagged(body, 1, 9, "announcement")
+    announcement = Announcement(
+        codec.peer_id(fields[1], "announcing peer"),
+        codec.uint(fields[2], "sequence", codec.INT_MAX),
+        codec.time_ms(fields[3], "issued_at_ms"),
+        codec.time_ms(fields[4], "expires_at_ms"),
+        tuple(
+            codec.text(address, "address", ADDRESS_CHARS_MAX)
+            for address in codec.array(fields[5], "addresses", ADDRESSES_PER_ANNOUNCEMENT_MAX)
+        ),
+        codec.text(fields[6], "agent", AGENT_CHARS_MAX),
+        tuple(
+            codec.network_id(network, "settlement network")
+            for network in codec.array(fields[7], "settlement networks", SETTLEMENT_NETWORKS_MAX)
+        ),
+        tuple(_decode_offer(offer) for offer in codec.array(fields[8], "offers", MODELS_PER_ANNOUNCEMENT_MAX)),
+    )
+    if announcement.expires_at_ms <= announcement.issued_at_ms:
+        codec.fail("BOUND", "announcement expires before it is issued")
+    if len({offer.model_id for offer in announcement.offers}) != len(announcement.offers):
+        codec.fail("MALFORMED", "announcement offers one model twice")
+    return announcement
+
+
+def _decode_offer(value: Any) -> Offer:
+    # SPEC capacity/1 §3.3
+    fields = codec.array(value, "offer", WIRE_ARRAY_LENGTH_MAX)
+    codec.require_count(fields, 12, "offer")
+    return Offer(
+        codec.model_id(fields[0]),
+        codec.text(fields[1], "model name", NAME_CHARS_MAX),
+        _decode_tiers(fields[2]),
+        codec.amount(fields[3], "price_base"),
+        codec.amount(fields[4], "price_per_item"),
+        codec.uint(fields[5], "items_max", UINT32_MAX),
+        codec.uint(fields[6], "input_bytes_max", codec.INT_MAX),
+        codec.uint(fields[7], "slots_total", UINT32_MAX),
+        codec.uint(fields[8], "slots_free", UINT32_MAX),
+        codec.uint(fields[9], "queue_ms", UINT32_MAX),
+        codec.text(fields[10], "device", DEVICE_CHARS_MAX),
+        codec.uint(fields[11], "item_us", UINT32_MAX),
+    )
+
+
+def _decode_tiers(value: Any) -> tuple[Tier, ...]:
+    """Tiers of a later version are left out, so that a provider may offer them beside the known ones."""
+    numbers = [codec.uint(tier, "tier", UINT32_MAX) for tier in codec.array(value, "tiers", _TIERS_LISTED_MAX)]
+    return tuple(Tier(number) for number in numbers if number in _TIERS)
+
+
+def capacity_key(peer_id: PeerId) -> str:
+    """The DHT key under which a peer's signed announcement stands."""
+    return f"/{CAPACITY_NAMESPACE}/{peer_id}"
+
+
+def model_content_id(model_id: ModelId) -> bytes:
+    """32 bytes: what providers of a model provide in the DHT."""
+    return hashlib.sha256(b"cocoon-p2p/model/1\0" + codec.model_bytes(model_id)).digest()
+
+
+def name_content_id(name: str) -> bytes:
+    """32 bytes: what providers of a model of this name provide in the DHT. Names are not unique; hints only."""
+    return hashlib.sha256(b"cocoon-p2p/model-name/1\0" + name.encode()).digest()
+
+
+def require_under_key(signed: SignedAnnouncement, key: str) -> None:
+    """Raises RemoteProtocolError(code="MALFORMED") when a DHT record does not stand under its own peer's key."""
+    # SPEC capacity/1 §5.2
+    if key != capacity_key(signed.announcement.peer_id):
+        raise RemoteProtocolError("announcement under the key of another peer", code="MALFORMED")

@@ -1,0 +1,412 @@
+"""job/1: the messages of a job's life, and the two bodies that are signed (protocols/job/1/spec.md).
+
+ASK → QUOTE | REFUSAL → ACCEPT, INPUT* → OUTPUT_HEAD, OUTPUT* → RECEIPT → RECEIPT_ACK, with CANCEL and FAILURE between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from cocoon_p2p.errors import RefusalReason
+from cocoon_p2p.ids import JOB_ID_BYTES, JobId, ModelId, Tier
+from cocoon_p2p.limits import (
+    AMOUNT_NANOGRAM_MAX,
+    BOX_BYTES_MAX,
+    CHUNK_BYTES,
+    CHUNK_OVERHEAD_BYTES,
+    CHUNKS_PER_FRAME_MAX,
+    DETAIL_CHARS_MAX,
+    HEADER_BYTES_MAX,
+    JOB_BYTES_MAX,
+    JOB_TIMEOUT_MAX_S,
+    PAYMENT_BYTES_MAX,
+    SEAL_KEY_RECORD_BYTES_MAX,
+)
+from cocoon_p2p.wire import codec
+from cocoon_p2p.wire.codec import HASH_BYTES, SIGNATURE_BYTES, Bytes
+from cocoon_p2p.wire.job_terms import (
+    QUOTE_DOMAIN,
+    RECEIPT_DOMAIN,
+    QuoteBody,
+    ReceiptBody,
+    decode_quote_body,
+    decode_receipt_body,
+    quote_hash,
+    quoted_total,
+    read_items,
+    read_tier,
+)
+
+__all__ = [
+    "CIPHERTEXT_BYTES_MAX",
+    "JOB_PROTOCOL",
+    "QUOTE_DOMAIN",
+    "RECEIPT_DOMAIN",
+    "Accept",
+    "Ask",
+    "Cancel",
+    "Failure",
+    "FailureCode",
+    "Input",
+    "JobMessage",
+    "Output",
+    "OutputHead",
+    "Quote",
+    "QuoteBody",
+    "Receipt",
+    "ReceiptAck",
+    "ReceiptBody",
+    "Refusal",
+    "decode_message",
+    "decode_quote_body",
+    "decode_receipt_body",
+    "quote_hash",
+    "quoted_total",
+]
+
+JOB_PROTOCOL = "/cocoon/job/1"
+CIPHERTEXT_BYTES_MAX = CHUNKS_PER_FRAME_MAX * (CHUNK_BYTES + CHUNK_OVERHEAD_BYTES)
+"""Of one INPUT or OUTPUT frame."""
+
+
+class FailureCode(IntEnum):
+    """Why an accepted job ended without a result (job/1 §7). The numbers are on the wire and never change."""
+
+    INPUT = 1
+    ITEMS = 2
+    MODEL = 3
+    WORKER = 4
+    LIMITS = 5
+    ENVELOPE = 6
+    DEADLINE = 7
+    CANCELLED = 8
+    SHUTTING_DOWN = 9
+    PAYMENT = 10
+    BUSY = 11
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Client: what would this job cost?"""
+
+    job_id: JobId
+    model_id: ModelId
+    tier: Tier
+    items: int
+    input_bytes: int
+    """Length of the input's payload container."""
+    max_total: int
+    """What the client pays at most, nanogram; 0 when it does not say."""
+    timeout_ms: int
+    """From this message to the last OUTPUT."""
+    settlement_network: int
+
+    def encode(self) -> bytes:
+        return codec.pack(
+            [
+                1,
+                self.job_id,
+                codec.model_bytes(self.model_id),
+                int(self.tier),
+                self.items,
+                self.input_bytes,
+                self.max_total,
+                self.timeout_ms,
+                self.settlement_network,
+            ]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """Provider: at this price. `body` is an encoded QuoteBody, signed with QUOTE_DOMAIN."""
+
+    job_id: JobId
+    body: bytes
+    signature: bytes
+
+    def encode(self) -> bytes:
+        return codec.pack([2, self.job_id, self.body, self.signature])
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Provider: no, and what would make it a yes."""
+
+    job_id: JobId
+    reason: RefusalReason
+    detail: str
+    needed: int | None
+
+    def encode(self) -> bytes:
+        return codec.pack([3, self.job_id, int(self.reason), self.detail, self.needed])
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """Client: do it. The payment (voucher/1 §4), the envelope's clear header and its sealed box (seal/1 §4)."""
+
+    job_id: JobId
+    quote_hash: bytes
+    payment: bytes
+    envelope_header: bytes
+    box: bytes
+
+    def encode(self) -> bytes:
+        return codec.pack([4, self.job_id, self.quote_hash, self.payment, self.envelope_header, self.box])
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """Client: whole sealed chunks of the input, one after the other. A decoded `ciphertext` is a view of the frame."""
+
+    job_id: JobId
+    ciphertext: Bytes
+    final: bool
+
+    def encode(self) -> bytes:
+        return _encode_chunks(b"\x94\x05\xc4\x10", self.job_id, self.ciphertext, self.final)
+
+
+@dataclass(frozen=True, slots=True)
+class OutputHead:
+    """Provider: the output begins. `payload_bytes` is the length of its payload container."""
+
+    job_id: JobId
+    response_header: bytes
+    payload_bytes: int
+    queue_us: int
+    execute_us: int
+
+    def encode(self) -> bytes:
+        return codec.pack([6, self.job_id, self.response_header, self.payload_bytes, self.queue_us, self.execute_us])
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Provider: whole sealed chunks of the output. A decoded `ciphertext` is a view of the frame."""
+
+    job_id: JobId
+    ciphertext: Bytes
+    final: bool
+
+    def encode(self) -> bytes:
+        return _encode_chunks(b"\x94\x07\xc4\x10", self.job_id, self.ciphertext, self.final)
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Provider: done. `body` is an encoded ReceiptBody; both signatures are over it with RECEIPT_DOMAIN."""
+
+    job_id: JobId
+    body: bytes
+    provider_signature: bytes
+    client_signature: bytes
+    """Empty until the client has signed."""
+
+    def encode(self) -> bytes:
+        return codec.pack([8, self.job_id, self.body, self.provider_signature, self.client_signature])
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptAck:
+    """Client: its signature of the receipt's body."""
+
+    job_id: JobId
+    client_signature: bytes
+
+    def encode(self) -> bytes:
+        return codec.pack([9, self.job_id, self.client_signature])
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Client: stop."""
+
+    job_id: JobId
+
+    def encode(self) -> bytes:
+        return codec.pack([10, self.job_id])
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Provider: the accepted job ends without a result and costs nothing."""
+
+    job_id: JobId
+    code: FailureCode
+    detail: str
+
+    def encode(self) -> bytes:
+        return codec.pack([11, self.job_id, int(self.code), self.detail])
+
+
+JobMessage = Ask | Quote | Refusal | Accept | Input | OutputHead | Output | Receipt | ReceiptAck | Cancel | Failure
+
+
+def decode_message(frame: Bytes) -> JobMessage:
+    """Any message of the job stream. Raises RemoteProtocolError."""
+    if len(frame) > 22 and bytes(frame[:4]) in _CHUNK_PREFIXES:
+        chunks = _decode_chunks(memoryview(frame))
+        if chunks is not None:
+            return chunks
+    fields = codec.unpack(frame, "job message")
+    entry = _DECODERS.get(fields[0])
+    if entry is None:
+        codec.fail("UNKNOWN_TAG", f"job message with tag {fields[0]}")
+    count, decode, what = entry
+    codec.require_count(fields, count, what)
+    return decode(fields)
+
+
+# --- INPUT and OUTPUT: written and read by hand, because msgpack would copy their megabyte -------------------------------
+
+_CHUNK_PREFIXES: dict[bytes, type[Input] | type[Output]] = {b"\x94\x05\xc4\x10": Input, b"\x94\x07\xc4\x10": Output}
+_LENGTH_BYTES = {0xC4: 1, 0xC5: 2, 0xC6: 4}
+_CHUNK_LENGTH_AT = 4 + JOB_ID_BYTES
+
+
+def _encode_chunks(prefix: bytes, job_id: JobId, ciphertext: Bytes, final: bool) -> bytes:
+    size = len(ciphertext)
+    if size < 256:
+        length = bytes((0xC4, size))
+    elif size < 65536:
+        length = b"\xc5" + size.to_bytes(2)
+    else:
+        length = b"\xc6" + size.to_bytes(4)
+    return b"".join((prefix, job_id, length, ciphertext, b"\xc3" if final else b"\xc2"))
+
+
+def _decode_chunks(frame: memoryview) -> Input | Output | None:
+    """The message, if the frame is written in the usual way; None leaves it to msgpack."""
+    kind = _CHUNK_PREFIXES[bytes(frame[:4])]
+    length_bytes = _LENGTH_BYTES.get(frame[_CHUNK_LENGTH_AT])
+    flag = frame[-1]
+    if length_bytes is None or flag not in (0xC2, 0xC3):
+        return None
+    start = _CHUNK_LENGTH_AT + 1 + length_bytes
+    size = int.from_bytes(frame[_CHUNK_LENGTH_AT + 1 : start])
+    if start + size + 1 != len(frame):
+        return None
+    return kind(JobId(bytes(frame[4:_CHUNK_LENGTH_AT])), _ciphertext(frame[start:-1]), flag == 0xC3)
+
+
+def _ciphertext(value: Bytes) -> Bytes:
+    if not 0 < len(value) <= CIPHERTEXT_BYTES_MAX:
+        codec.fail("BOUND", f"ciphertext of {len(value)} bytes; 1 to {CIPHERTEXT_BYTES_MAX} are allowed")
+    return value
+
+
+def _read_chunks(value: Any) -> Bytes:
+    return _ciphertext(codec.blob(value, "ciphertext", CIPHERTEXT_BYTES_MAX))
+
+
+# --- the others -----------------------------------------------------------------------------------------------------------
+
+
+def _decode_ask(fields: tuple[Any, ...]) -> Ask:
+    # SPEC job/1 §3.3
+    return Ask(
+        codec.job_id(fields[1]),
+        codec.model_id(fields[2]),
+        read_tier(fields[3]),
+        read_items(fields[4]),
+        codec.uint(fields[5], "input_bytes", JOB_BYTES_MAX),
+        codec.amount(fields[6], "max_total"),
+        codec.uint(fields[7], "timeout_ms", int(JOB_TIMEOUT_MAX_S * 1000), 1),
+        codec.network_id(fields[8], "settlement network"),
+    )
+
+
+def _decode_quote(fields: tuple[Any, ...]) -> Quote:
+    return Quote(
+        codec.job_id(fields[1]),
+        codec.blob(fields[2], "quote body", SEAL_KEY_RECORD_BYTES_MAX + HEADER_BYTES_MAX),
+        codec.fixed(fields[3], "signature", SIGNATURE_BYTES),
+    )
+
+
+def _decode_refusal(fields: tuple[Any, ...]) -> Refusal:
+    # SPEC job/1 §3.11
+    needed = fields[4]
+    return Refusal(
+        codec.job_id(fields[1]),
+        RefusalReason(codec.uint(fields[2], "refusal reason", RefusalReason.IDLE_POLICY, 1)),
+        codec.text(fields[3], "detail", DETAIL_CHARS_MAX),
+        None if needed is None else codec.uint(needed, "needed", AMOUNT_NANOGRAM_MAX),
+    )
+
+
+def _decode_accept(fields: tuple[Any, ...]) -> Accept:
+    # SPEC job/1 §3.5
+    return Accept(
+        codec.job_id(fields[1]),
+        codec.fixed(fields[2], "quote hash", HASH_BYTES),
+        codec.blob(fields[3], "payment", PAYMENT_BYTES_MAX),
+        codec.blob(fields[4], "envelope header", HEADER_BYTES_MAX),
+        codec.blob(fields[5], "box", BOX_BYTES_MAX),
+    )
+
+
+def _decode_input(fields: tuple[Any, ...]) -> Input:
+    return Input(codec.job_id(fields[1]), _read_chunks(fields[2]), codec.boolean(fields[3], "final"))
+
+
+def _decode_output_head(fields: tuple[Any, ...]) -> OutputHead:
+    # SPEC job/1 §3.6
+    return OutputHead(
+        codec.job_id(fields[1]),
+        codec.blob(fields[2], "response header", HEADER_BYTES_MAX),
+        codec.uint(fields[3], "payload_bytes", JOB_BYTES_MAX),
+        codec.uint(fields[4], "queue_us", codec.INT_MAX),
+        codec.uint(fields[5], "execute_us", codec.INT_MAX),
+    )
+
+
+def _decode_output(fields: tuple[Any, ...]) -> Output:
+    return Output(codec.job_id(fields[1]), _read_chunks(fields[2]), codec.boolean(fields[3], "final"))
+
+
+def _decode_receipt(fields: tuple[Any, ...]) -> Receipt:
+    return Receipt(
+        codec.job_id(fields[1]),
+        codec.blob(fields[2], "receipt body", HEADER_BYTES_MAX),
+        codec.fixed(fields[3], "provider's signature", SIGNATURE_BYTES),
+        codec.fixed_or_empty(fields[4], "client's signature", SIGNATURE_BYTES),
+    )
+
+
+def _decode_receipt_ack(fields: tuple[Any, ...]) -> ReceiptAck:
+    return ReceiptAck(codec.job_id(fields[1]), codec.fixed(fields[2], "client's signature", SIGNATURE_BYTES))
+
+
+def _decode_cancel(fields: tuple[Any, ...]) -> Cancel:
+    return Cancel(codec.job_id(fields[1]))
+
+
+def _decode_failure(fields: tuple[Any, ...]) -> Failure:
+    # SPEC job/1 §3.10
+    return Failure(
+        codec.job_id(fields[1]),
+        FailureCode(codec.uint(fields[2], "failure code", FailureCode.BUSY, 1)),
+        codec.text(fields[3], "detail", DETAIL_CHARS_MAX),
+    )
+
+
+# tag -> fields needed (the tag among them), decoder, name
+_DECODERS: dict[int, tuple[int, Callable[[tuple[Any, ...]], JobMessage], str]] = {
+    1: (9, _decode_ask, "ask"),
+    2: (4, _decode_quote, "quote"),
+    3: (5, _decode_refusal, "refusal"),
+    4: (6, _decode_accept, "accept"),
+    5: (4, _decode_input, "input"),
+    6: (6, _decode_output_head, "output head"),
+    7: (4, _decode_output, "output"),
+    8: (5, _decode_receipt, "receipt"),
+    9: (3, _decode_receipt_ack, "receipt acknowledgement"),
+    10: (2, _decode_cancel, "cancel"),
+    11: (4, _decode_failure, "failure"),
+}

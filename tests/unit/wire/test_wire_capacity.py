@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import wire_strategies as ws
+from hypothesis import given, settings
+
+from cocoon_p2p.errors import RemoteProtocolError
+from cocoon_p2p.ids import ModelId, Tier, peer_id_from_public_key
+from cocoon_p2p.limits import DHT_VALUE_BYTES_MAX, GOSSIP_MESSAGE_BYTES_MAX, MODELS_PER_ANNOUNCEMENT_MAX
+from cocoon_p2p.wire import capacity
+from cocoon_p2p.wire.capacity import Announcement, Offer, SignedAnnouncement
+
+PEER = peer_id_from_public_key(bytes(32))
+NOW_MS = 1_760_000_000_000
+
+
+def offer(number: int) -> Offer:
+    return Offer(
+        model_id=ModelId(f"{number:064x}"),
+        name="all-MiniLM-L6-v2",
+        tiers=(Tier.OPEN, Tier.SEALED),
+        price_base=1_000_000,
+        price_per_item=100_000,
+        items_max=4096,
+        input_bytes_max=2**31,
+        slots_total=4,
+        slots_free=2,
+        queue_ms=120,
+        device="cuda:0",
+        item_us=800,
+    )
+
+
+def announcement(offers: int = 1) -> Announcement:
+    return Announcement(
+        peer_id=PEER,
+        sequence=NOW_MS,
+        issued_at_ms=NOW_MS,
+        expires_at_ms=NOW_MS + 60_000,
+        addresses=("/ip4/192.0.2.7/tcp/4001",),
+        agent="cocoon_p2p/0.1.0",
+        settlement_networks=(0,),
+        offers=tuple(offer(i) for i in range(offers)),
+    )
+
+
+@settings(deadline=None, max_examples=30)
+@given(ws.announcements(), ws.signatures)
+def test_signed_announcements_keep_the_bytes_that_were_signed(body: Announcement, signature: bytes) -> None:
+    signed = SignedAnnouncement(body.encode(), signature)
+    assert signed.announcement == body
+    decoded = capacity.decode_message(signed.encode())
+    assert decoded == signed == SignedAnnouncement.decode(signed.encode())
+    assert isinstance(decoded, SignedAnnouncement)
+    assert decoded.body == body.encode()
+    assert decoded.announcement == body
+
+
+@pytest.mark.parametrize("message", [capacity.GetCapacity(), capacity.NoCapacity()])
+def test_messages_without_fields(message: capacity.GetCapacity | capacity.NoCapacity) -> None:
+    assert capacity.decode_message(message.encode()) == message
+
+
+def test_the_largest_ordinary_announcement_fits_gossip_and_dht() -> None:
+    signed = SignedAnnouncement(announcement(MODELS_PER_ANNOUNCEMENT_MAX).encode(), bytes(64)).encode()
+    assert len(signed) < min(GOSSIP_MESSAGE_BYTES_MAX, DHT_VALUE_BYTES_MAX)
+
+
+def test_a_signed_announcement_of_garbage_cannot_be_made() -> None:
+    with pytest.raises(RemoteProtocolError):
+        SignedAnnouncement(b"garbage", bytes(64))
+
+
+@pytest.mark.parametrize(
+    ("issued", "expires", "now", "code"),
+    [
+        (0, 60_000, 0, None),
+        (0, 60_000, 59_999, None),
+        (0, 60_000, 60_000, "EXPIRED"),
+        (0, 60_001, 0, "BOUND"),
+        (10_000, 20_000, 0, None),
+        (10_001, 20_000, 0, "EXPIRED"),
+    ],
+)
+def test_lifetime(issued: int, expires: int, now: int, code: str | None) -> None:
+    tried = dataclasses.replace(announcement(), issued_at_ms=NOW_MS + issued, expires_at_ms=NOW_MS + expires)
+    if code is None:
+        tried.require_current(NOW_MS + now)
+    else:
+        with pytest.raises(RemoteProtocolError) as caught:
+            tried.require_current(NOW_MS + now)
+        assert caught.value.code == code
+
+
+def test_a_record_stands_under_its_own_key() -> None:
+    signed = SignedAnnouncement(announcement().encode(), bytes(64))
+    capacity.require_under_key(signed, capacity.capacity_key(PEER))
+    for key in (capacity.capacity_key(peer_id_from_public_key(b"\1" * 32)), "/cocoon-capacity/", f"/x/{PEER}"):
+        with pytest.raises(RemoteProtocolError):
+            capacity.require_under_key(signed, key)
+
+
+def test_content_ids_do_not_meet() -> None:
+    model = ModelId("ab" * 32)
+    assert len(capacity.model_content_id(model)) == 32
+    assert capacity.model_content_id(model) != capacity.name_content_id(model)
+    assert capacity.name_content_id("a") != capacity.name_content_id("A")
