@@ -284,7 +284,9 @@ def render_toml(config: NodeConfig) -> str:
     for name, section, rules in _sections(config):
         lines += ["", f"[{name}]"]
         for each, rule in rules:
-            lines += textwrap.wrap(_explained(rule), 100, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
+            lines += textwrap.wrap(
+                _explained(rule), 100, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False
+            )
             lines.append(f"{each} = {_toml_value(getattr(section, each))}")
     return "\n".join(lines) + "\n"
 

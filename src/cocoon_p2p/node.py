@@ -164,10 +164,7 @@ class Node:
         if model is not None:
             offers = await market.find(model)
         else:
-            offers = market.offers()
-            if not offers:
-                await market.look_around()
-                offers = market.offers()
+            offers = market.offers() or await market.look_around()
         offers.sort(key=lambda each: (each.offer.name, each.offer.price_base + each.offer.price_per_item, each.peer))
         return [self._offer_row(each) for each in offers]
 

@@ -6,7 +6,7 @@ Gossip is the quick hint, the DHT record the truth for those who missed it, and 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from cocoon_p2p.drivers.clock import Clock, unix_ms
 from cocoon_p2p.drivers.standing import StandingKeeper
 from cocoon_p2p.errors import EndOfStream, RemoteProtocolError, TransportError
 from cocoon_p2p.ids import ModelId, PeerId, is_model_id
-from cocoon_p2p.net.port import Network, NetworkEvent, PeerAddresses, PeerConnected, Stream
+from cocoon_p2p.net.port import Network, PeerAddresses, Stream
 from cocoon_p2p.policy.reputation import Fault, fault_of_code
 from cocoon_p2p.proto.job_effects import Penalise
 from cocoon_p2p.proto.market import (
@@ -33,6 +33,7 @@ from cocoon_p2p.proto.market import (
 )
 from cocoon_p2p.store import Store
 from cocoon_p2p.wire.capacity import (
+    ANY_MODEL_CONTENT_ID,
     CAPACITY_PROTOCOL,
     CAPACITY_TOPIC,
     CapacityMessage,
@@ -52,6 +53,8 @@ from cocoon_p2p.wire.capacity import (
 log = logging.getLogger(__name__)
 
 SEQUENCE_NAME = "announcement-sequence"
+STORE_AGAIN_MIN_S = 0.25
+"""A DHT lookup among neighbours takes milliseconds; the wait doubles."""
 PROVIDE_AGAIN_S = 600.0
 """Provider records of others' libraries live for hours; ten minutes bring a record to peers that joined since."""
 
@@ -86,8 +89,9 @@ class MarketDriver:
         self._offer_source = offers
         self._manifest_source = manifests
         self._changed = trio.Event()
-        self._unpublished: PublishAnnouncement | None = None
-        self._provided: dict[tuple[ModelId, str], float] = {}
+        self._unstored: PublishAnnouncement | None = None
+        self._unstored_changed = trio.Event()
+        self._provided: dict[bytes, float] = {}
         clock = ports.clock
         self._expiry = Alarm(book.next_deadline, self._on_expiry, clock.unix)
         self._announcing = Alarm(announcer.next_deadline, self._on_announce, clock.unix)
@@ -116,23 +120,41 @@ class MarketDriver:
         network = self._ports.network
         with suppress(TransportError):  # gossip promises nothing; the DHT record follows
             await network.publish(CAPACITY_TOPIC, publication.raw)
-        self._unpublished = publication
-        try:
-            await network.dht_put(capacity_key(announcement.peer_id), publication.raw)
-            await self._provide(announcement.offers)
-        except TransportError as error:
-            log.info("the announcement is not in the DHT yet: %s", error)
-        else:
-            self._unpublished = None
+        self._unstored = publication
+        self._unstored_changed.set()
+
+    async def _store_in_dht(self) -> None:
+        """Put the newest announcement into the DHT, again and again until somebody took it. Right after joining nobody is
+        known yet who could."""
+        wait_s = STORE_AGAIN_MIN_S
+        while True:
+            publication = self._unstored
+            if publication is None:
+                self._unstored_changed = trio.Event()
+                await self._unstored_changed.wait()
+                wait_s = STORE_AGAIN_MIN_S
+                continue
+            announcement = publication.signed.announcement
+            try:
+                await self._ports.network.dht_put(capacity_key(announcement.peer_id), publication.raw)
+                await self._provide(announcement.offers)
+            except TransportError as error:
+                log.info("the announcement is not in the DHT yet: %s", error)
+                await trio.sleep(wait_s)
+                wait_s = min(2 * wait_s, limits.ANNOUNCEMENT_INTERVAL_S)
+            else:
+                if self._unstored is publication:
+                    self._unstored = None
 
     async def _provide(self, offers: Sequence[Offer]) -> None:
-        now = self._ports.clock.now()
+        content_ids = {ANY_MODEL_CONTENT_ID} if offers else set()
         for offer in offers:
-            key = (offer.model_id, offer.name)
-            if now - self._provided.get(key, -PROVIDE_AGAIN_S) >= PROVIDE_AGAIN_S:
-                await self._ports.network.provide(model_content_id(offer.model_id))
-                await self._ports.network.provide(name_content_id(offer.name))
-                self._provided[key] = now
+            content_ids |= {model_content_id(offer.model_id), name_content_id(offer.name)}
+        for content_id in content_ids:
+            now = self._ports.clock.now()
+            if now - self._provided.get(content_id, -PROVIDE_AGAIN_S) >= PROVIDE_AGAIN_S:
+                await self._ports.network.provide(content_id)
+                self._provided[content_id] = now
 
     # --- tasks ---
 
@@ -142,22 +164,15 @@ class MarketDriver:
         network.set_handler(CAPACITY_PROTOCOL, self._serve_capacity)
         async with (
             network.subscribe(CAPACITY_TOPIC, self._validate) as gossip,
-            network.events() as events,
             trio.open_nursery() as nursery,
         ):
             nursery.start_soon(self._expiry.run)
             nursery.start_soon(self._announcing.run)
-            nursery.start_soon(self._republish_when_connected, events)
+            nursery.start_soon(self._store_in_dht)
             task_status.started()
             async for _, data in gossip:
                 with suppress(RemoteProtocolError):  # it expired on its way
                     self._apply(self._book.handle_announcement(data, now=self._ports.clock.unix()))
-
-    async def _republish_when_connected(self, events: AsyncIterator[NetworkEvent]) -> None:
-        async for event in events:
-            if isinstance(event, PeerConnected) and self._unpublished is not None:
-                self._provided.clear()
-                await self._publish(self._unpublished)
 
     async def _on_expiry(self) -> None:
         self._apply(self._book.handle_timer(now=self._ports.clock.unix()))
@@ -253,20 +268,27 @@ class MarketDriver:
         known = self.offers(model)
         if known:
             return known
-        with trio.move_on_after(limits.DISCOVERY_TIMEOUT_S):
-            content_ids = [name_content_id(model)]
-            if is_model_id(model):
-                content_ids = [model_content_id(ModelId(model))]
-            for content_id in content_ids:
-                providers = await self._ports.network.find_providers(content_id, limits.DHT_PROVIDERS_MAX)
-                await self._ask_all(providers, model)
+        content_id = model_content_id(ModelId(model)) if is_model_id(model) else name_content_id(model)
+        await self._discover(content_id, model)
         return self.offers(model)
 
-    async def look_around(self) -> None:
-        """Ask the peers that we are connected to for what they offer: for a node that has just arrived."""
-        connected = [PeerAddresses(p.peer, ()) for p in self._ports.network.peers()]
+    async def look_around(self) -> list[BookOffer]:
+        """All offers there are to find: for a node that has just arrived."""
+        await self._discover(ANY_MODEL_CONTENT_ID, None)
+        return self.offers()
+
+    async def _discover(self, content_id: bytes, model: str | None) -> None:
+        """Asks again, more and more slowly, while nothing is found: this node, or the provider, may just have arrived."""
+        wait_s = STORE_AGAIN_MIN_S
         with trio.move_on_after(limits.DISCOVERY_TIMEOUT_S):
-            await self._ask_all(connected, None)
+            while not self.offers(model):
+                providers = await self._ports.network.find_providers(content_id, limits.DHT_PROVIDERS_MAX)
+                await self._ask_all(providers, model)
+                if not self.offers(model):
+                    changed = self._changed
+                    with trio.move_on_after(wait_s):
+                        await changed.wait()
+                    wait_s *= 2
 
     async def _ask_all(self, peers: Sequence[PeerAddresses], model: str | None) -> None:
         """Each at the same time; once one offer is there, the others get a moment more."""

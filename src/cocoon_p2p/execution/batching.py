@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from cocoon_p2p.models.check import output_names
 from cocoon_p2p.models.manifest import Manifest
-from cocoon_p2p.tensors import STRING, Payload
+from cocoon_p2p.tensors import Payload
 
 BatchKey = tuple[object, ...]
 
@@ -25,10 +25,6 @@ def batch_key(manifest: Manifest, payload: Payload, items_max: int) -> BatchKey 
         return None
     shapes = tuple(sorted((tensor.name, tensor.shape[1:]) for tensor in payload.tensors))
     return (shapes, frozenset(output_names(manifest, payload)))
-
-
-def has_strings(manifest: Manifest) -> bool:
-    return any(spec.dtype == STRING for spec in (*manifest.inputs, *manifest.outputs))
 
 
 def length_groups(lengths: Sequence[int], items_max: int, *, equal: bool = False) -> list[list[int]]:

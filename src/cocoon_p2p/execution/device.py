@@ -48,7 +48,7 @@ async def choose_device(setting: str, processes: WorkerProcesses) -> ChosenDevic
         return ChosenDevice(Device("cpu", "the configuration asks for the CPU"), CPU)
     wanted = [entry for entry in PREFERENCE if setting == "auto" or entry[1].startswith(setting)]
     built_in = await _ask(processes, [Tag.PROVIDERS])
-    findings = []
+    findings: list[str] = []
     for provider, name in wanted:
         if not isinstance(built_in, list) or provider not in built_in:
             continue

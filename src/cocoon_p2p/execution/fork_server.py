@@ -94,13 +94,13 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     os.environ.update(ENVIRONMENT)
-    from cocoon_p2p.execution import worker
+    from cocoon_p2p.execution.worker import main as work
 
     gc.collect()
     gc.freeze()  # workers share these pages until they write to them; the collector would
     sockets = serve(BlockingPipe(socket.socket(fileno=int(sys.argv[1]))))
     if sockets is not None:
-        worker.main(*sockets)
+        work(*sockets)
 
 
 if __name__ == "__main__":

@@ -70,8 +70,12 @@ class WorkerInput:
         self._owner: InputBuffers | None = owner
         self.size = size
         self.block = block
-        self.inline = bytearray(size) if block is None else None
-        self._view = memoryview(self.inline) if block is None else block.view(size)
+        self.inline: bytearray | None = None
+        if block is None:
+            self.inline = bytearray(size)
+            self._view = memoryview(self.inline)
+        else:
+            self._view = block.view(size)
         self.wiped = False
         """Set when the worker has wiped the block."""
 

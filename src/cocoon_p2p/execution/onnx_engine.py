@@ -12,14 +12,15 @@ from pathlib import Path
 
 import trio
 
-from cocoon_p2p.errors import ExecutionError
+from cocoon_p2p.errors import CocoonError, ExecutionError
 from cocoon_p2p.execution.batching import batch_key
 from cocoon_p2p.execution.blocks import Block
 from cocoon_p2p.execution.device import ChosenDevice, check_setting, choose_device
 from cocoon_p2p.execution.engine_jobs import EngineJob
 from cocoon_p2p.execution.input_buffers import InputBuffers, WorkerInput
 from cocoon_p2p.execution.port import ExecutionResult, InputBuffer, ModelStatus
-from cocoon_p2p.execution.served_model import ModelSettings, ServedModel
+from cocoon_p2p.execution.served_model import ServedModel
+from cocoon_p2p.execution.worker_link import ModelSettings
 from cocoon_p2p.execution.worker_processes import WorkerProcesses
 from cocoon_p2p.ids import ModelId
 from cocoon_p2p.limits import BATCH_ITEMS_MAX, ENGINE_QUEUE_MAX, JOB_BYTES_IN_FLIGHT_MAX, JOB_BYTES_MAX
@@ -41,17 +42,22 @@ async def open_engine(
     """`threads` of each model's runs (None: all processors); `device` "auto", "cpu" or "cuda". Nothing is started before
     the first `load`. Raises ConfigError for a `device` that is not known."""
     check_setting(device)
+    raised: CocoonError | None = None
     settings = ModelSettings(threads or 0, batch_items_max, output_bytes_max, queue_max)
     async with trio.open_nursery() as nursery:
         processes = WorkerProcesses(nursery)
         engine = OnnxEngine(nursery, processes, settings, device, bytes_in_flight_max)
         try:
             yield engine
+        except CocoonError as error:
+            raised = error  # leaves this block as it is, not in a group
         finally:
             with trio.CancelScope(shield=True):
                 await engine.close()
                 await processes.close()
             nursery.cancel_scope.cancel()
+    if raised is not None:
+        raise raised
 
 
 class OnnxEngine:

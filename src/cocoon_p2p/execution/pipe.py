@@ -10,6 +10,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from enum import IntEnum
 from typing import Any
 
@@ -158,7 +159,10 @@ class Pipe:
             try:
                 size, ancillary, _, _ = self._sock.recvmsg_into([self._buffer], _ANCILLARY_BYTES)
             except BlockingIOError:
-                await trio.lowlevel.wait_readable(self._sock)
+                try:
+                    await trio.lowlevel.wait_readable(self._sock)
+                except trio.ClosedResourceError:
+                    return []
                 continue
             except OSError:
                 return []
@@ -170,7 +174,11 @@ class Pipe:
         return []
 
     async def write_rest(self) -> None:
-        """Run this beside the reading task."""
+        """Run this beside the reading task; it ends with `close`."""
+        with suppress(trio.ClosedResourceError):
+            await self._write_rest()
+
+    async def _write_rest(self) -> None:
         while self._open:
             await self._rest_grew.wait()
             self._rest_grew = trio.Event()
@@ -193,6 +201,7 @@ class Pipe:
         for _, descriptors in self._rest:
             _close_all(descriptors)
         self._rest.clear()
+        self._rest_grew.set()
         trio.lowlevel.notify_closing(self._sock)
         self._sock.close()
 

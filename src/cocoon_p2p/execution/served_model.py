@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from pathlib import Path
 
 import trio
@@ -14,7 +13,7 @@ from cocoon_p2p.execution.blocks import Block
 from cocoon_p2p.execution.device import ChosenDevice
 from cocoon_p2p.execution.engine_jobs import EngineJob
 from cocoon_p2p.execution.port import ModelStatus
-from cocoon_p2p.execution.worker_link import WorkerLink
+from cocoon_p2p.execution.worker_link import ModelSettings, Outcome, WorkerLink
 from cocoon_p2p.execution.worker_processes import WorkerProcess, WorkerProcesses
 from cocoon_p2p.ids import ModelId
 from cocoon_p2p.limits import (
@@ -30,15 +29,6 @@ _TEXT_SETS = 4
 """Batches' worth of text jobs handed over at once, so that the worker finds texts of like length among them."""
 _AVERAGE_WEIGHT = 0.2
 """Of the newest job in the moving average of an item's time."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSettings:
-    threads: int
-    """0: all processors."""
-    batch_items_max: int
-    output_bytes_max: int
-    queue_max: int
 
 
 class ServedModel:
@@ -93,9 +83,9 @@ class ServedModel:
                 self._queue.remove(job)
                 job.fail(_cancelled())
             return
-        assert self._link is not None and self._nursery is not None
-        self._link.cancel(job)
-        self._nursery.start_soon(self._end_for_sure, job, self._link)
+        if self._link is not None and self._nursery is not None:  # else the worker has just died
+            self._link.cancel(job)
+            self._nursery.start_soon(self._end_for_sure, job, self._link)
 
     def forget_block(self, block: Block) -> None:
         if self._link is not None:
@@ -120,12 +110,8 @@ class ServedModel:
         """One worker process, from its start to its end."""
         try:
             async with processes.worker() as process:
-                try:
-                    await self._load(process)
-                    await self._serve(processes, process)
-                except (ValueError, TypeError, LookupError) as error:
-                    processes.kill(process)
-                    self._died(f"sent what is no message ({type(error).__name__}) and was killed")
+                await self._load(process)
+                await self._serve(processes)
         except ExecutionError as error:
             self.load_error = error
             if self.first_load.is_set():
@@ -135,23 +121,14 @@ class ServedModel:
         """Raises ExecutionError."""
         link = WorkerLink(process)
         with trio.move_on_after(WORKER_START_TIMEOUT_S) as scope:
-            settings = self._settings
-            answer = await link.load(
-                self._folder,
-                self.manifest,
-                self.device.provider,
-                settings.threads,
-                settings.batch_items_max,
-                settings.output_bytes_max,
-            )
+            self._batches = await link.load(self._folder, self.manifest, self.device.provider, self._settings)
         if scope.cancelled_caught:
             raise ExecutionError(f"the model did not load within {WORKER_START_TIMEOUT_S:.0f} s", code="MODEL")
-        self._batches = answer
         self._link = link
         self.load_error = None
         self.first_load.set()
 
-    async def _serve(self, processes: WorkerProcesses, process: WorkerProcess) -> None:
+    async def _serve(self, processes: WorkerProcesses) -> None:
         link = self._link
         assert link is not None
         try:
@@ -161,8 +138,8 @@ class ServedModel:
                 nursery.start_soon(self._kill_when_asked, processes, link)
                 self._hand_over()
                 while outcomes := await link.receive(self._handed):
-                    for job, result_or_error in outcomes:
-                        self._settle(job, result_or_error)
+                    for job, outcome in outcomes:
+                        self._settle(job, outcome)
                     if not self._handed:
                         self._hand_over()
                 nursery.cancel_scope.cancel()
@@ -172,14 +149,14 @@ class ServedModel:
             if link.kill_asked.is_set():
                 self._take_back()
         if not link.kill_asked.is_set():
-            self._died(await process.why_ended())
+            self._died(await link.why_ended())
 
-    def _settle(self, job: EngineJob, outcome: object) -> None:
+    def _settle(self, job: EngineJob, outcome: Outcome) -> None:
         del self._handed[job.number]
         if isinstance(outcome, ExecutionError):
             job.fail(outcome)
             return
-        result, work_s = outcome  # type: ignore[misc]
+        result, work_s = outcome
         self._deaths = 0
         self._jobs_done += 1
         if job.items > 0:
@@ -233,7 +210,7 @@ class ServedModel:
     async def _kill_when_asked(self, processes: WorkerProcesses, link: WorkerLink) -> None:
         await link.kill_asked.wait()
         processes.kill(link.process)
-        link.process.jobs.close()  # ends the reading loop, and the worker, were the fork server gone
+        link.process.control.close()  # ends it too, were the fork server gone; what it answered before is still read
 
     def _take_back(self) -> None:
         """We killed the worker for the sake of one job: the others that it had go first when it is back."""

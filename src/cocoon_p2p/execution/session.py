@@ -124,7 +124,9 @@ def probe(provider: str, model: bytes) -> str:
         (y,) = session.run(None, {"x": x})
         return "" if np.allclose(y, x @ x) else "it computed something else than a CPU"
     except RUN_ERRORS as error:
-        return first_line(error)
+        text = first_line(error)
+        # What it says when the provider could not be loaded, or put the model on the CPU; why, it only logs.
+        return "its libraries, or the device, are not there" if "CPU EP" in text else text
 
 
 def first_line(error: BaseException) -> str:

@@ -99,8 +99,15 @@ class Worker:
         for number, as_text, outputs, place in entries:
             places[number] = place
             view = memoryview(place) if isinstance(place, bytes) else self._inputs[place[0]].view(place[1])
-            jobs.append(Job(number, decode_payload(view).tensors, as_text=as_text, outputs=tuple(outputs)))
-        for job in self._runner.run(jobs):
+            job = Job(number, (), as_text=as_text, outputs=tuple(outputs))
+            try:
+                job.tensors = decode_payload(view).tensors
+            except PayloadError:  # it was checked before: a worker that was ended has wiped it already
+                job.fail("WORKER", "the input was lost when its worker was ended")
+            jobs.append(job)
+        for job in self._runner.run([job for job in jobs if job.error is None]):
+            self._answer(job, places.pop(job.number))
+        for job in [job for job in jobs if job.number in places]:
             self._answer(job, places.pop(job.number))
 
     def _answer(self, job: Job, place: bytes | list[int]) -> None:

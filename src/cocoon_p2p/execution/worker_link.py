@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+import trio
 
 import trio
 
@@ -18,42 +21,45 @@ from cocoon_p2p.models.manifest import Manifest
 
 Outcome = tuple[EngineResult, float] | ExecutionError
 """A result and the seconds of work that went into it; or what went wrong."""
-_CODES = {"INPUT", "MODEL", "LIMITS", "CANCELLED"}
+_LAST_WORDS_TIMEOUT_S = 0.5
+_CODES = {"INPUT", "MODEL", "LIMITS", "CANCELLED", "WORKER"}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    threads: int
+    """0: all processors."""
+    batch_items_max: int
+    output_bytes_max: int
+    queue_max: int
 
 
 class WorkerLink:
-    """A worker is not trusted: what it sends is checked, and ValueError, TypeError or LookupError raised for nonsense."""
+    """A worker is not trusted: what it sends is checked, and nonsense ends it (`fault` says why)."""
 
     def __init__(self, process: WorkerProcess) -> None:
         self.process = process
         self.kill_asked = trio.Event()
+        self.fault = ""
         self._outputs: dict[int, Block] = {}
-        self._kept_bytes = 0
 
-    async def load(
-        self, folder: Path, manifest: Manifest, provider: str, threads: int, batch_items_max: int, output_bytes_max: int
-    ) -> bool:
+    async def load(self, folder: Path, manifest: Manifest, provider: str, settings: ModelSettings) -> bool:
         """Whether the model's jobs may be put together. Raises ExecutionError."""
-        self.process.jobs.send(
-            [Tag.LOAD, str(folder), manifest.encode(), provider, threads, batch_items_max, output_bytes_max]
-        )
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.read_control, {})
-            messages = await self.process.jobs.receive()
-            nursery.cancel_scope.cancel()
-        match messages:
+        bounds = [settings.threads, settings.batch_items_max, settings.output_bytes_max]
+        self.process.jobs.send([Tag.LOAD, str(folder), manifest.encode(), provider, *bounds])
+        match await self._messages():
             case [[Tag.LOADED, bool(batches)]]:
                 return batches
             case [[Tag.NOT_LOADED, str(_), str(text)]]:
                 raise ExecutionError(text[:DETAIL_CHARS_MAX], code="MODEL")
             case []:
-                reason = await self.process.why_ended()
+                reason = await self.why_ended()
                 raise ExecutionError(
                     f"the process that was to load the model {reason}",
                     code="WORKER",
                     hint="is there enough memory for the model?" if self.process.exit_code == -9 else None,
                 )
-        raise ValueError("no answer to LOAD")
+        raise ExecutionError("the process that was to load the model sent what is no answer", code="WORKER")
 
     def run(self, jobs: Sequence[EngineJob]) -> None:
         """Hand over a set of jobs."""
@@ -79,24 +85,42 @@ class WorkerLink:
             self.process.jobs.send([Tag.FORGET, block.number])
 
     async def receive(self, handed: Mapping[int, EngineJob]) -> list[tuple[EngineJob, Outcome]]:
-        """Jobs that have ended; none at the worker's end."""
-        return [self._outcome(message, handed) for message in await self.process.jobs.receive()]
+        """Jobs that have ended; none at the worker's end, and when it sent nonsense."""
+        try:
+            return [self._outcome(message, handed) for message in await self._messages()]
+        except (ValueError, TypeError, LookupError, OSError) as error:
+            self.fault = f"sent what is no answer to a job ({type(error).__name__})"
+            return []
 
     async def read_control(self, handed: Mapping[int, EngineJob]) -> None:
-        while messages := await self.process.control.receive():
+        while messages := await self._messages(control=True):
             for message in messages:
-                if message[0] == Tag.ENDING:
-                    for number in message[1]:
-                        if number in handed:
-                            handed[number].ending = True
-                elif message[0] == Tag.DYING:
-                    self.process.last_words = str(message[1])[:DETAIL_CHARS_MAX]
+                match message:
+                    case [Tag.ENDING, list(numbers)]:
+                        for job in (handed[number] for number in numbers if number in handed):
+                            job.ending = True
+                    case [Tag.DYING, str(text)]:
+                        self.process.last_words = text[:DETAIL_CHARS_MAX]
+
+    async def why_ended(self) -> str:
+        """To be asked when `read_control` runs no more."""
+        with trio.move_on_after(_LAST_WORDS_TIMEOUT_S):
+            await self.read_control({})
+        return self.fault or await self.process.why_ended()
 
     def close(self) -> None:
         """The worker is gone: so are its blocks, but for results that are being read."""
         for block in self._outputs.values():
             block.close()
         self._outputs.clear()
+
+    async def _messages(self, *, control: bool = False) -> list[Message]:
+        pipe = self.process.control if control else self.process.jobs
+        try:
+            return await pipe.receive()
+        except (ValueError, TypeError, LookupError) as error:
+            self.fault = f"sent what is no message ({type(error).__name__})"
+            return []
 
     def _outcome(self, message: Message, handed: Mapping[int, EngineJob]) -> tuple[EngineJob, Outcome]:
         match message:

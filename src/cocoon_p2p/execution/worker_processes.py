@@ -63,18 +63,14 @@ class WorkerProcesses:
         """A process that awaits its first message. It is ended with the context. Raises ExecutionError(code="WORKER")."""
         worker, ends = self._new_worker()
         try:
-            async with trio.open_nursery() as nursery:
-                try:
-                    await self._fork(worker, ends)
-                    nursery.start_soon(worker.jobs.write_rest)
-                    nursery.start_soon(worker.control.write_rest)
-                    yield worker
-                finally:
-                    self.kill(worker)
-                    worker.jobs.close()
-                    worker.control.close()
-                    nursery.cancel_scope.cancel()
+            await self._fork(worker, ends)
+            self._nursery.start_soon(worker.jobs.write_rest)
+            self._nursery.start_soon(worker.control.write_rest)
+            yield worker
         finally:
+            self.kill(worker)
+            worker.jobs.close()
+            worker.control.close()
             for end in ends:
                 end.close()
             with trio.CancelScope(shield=True), trio.move_on_after(_EXIT_NEWS_TIMEOUT_S):
@@ -118,6 +114,8 @@ class WorkerProcesses:
             await worker.started.wait()
         if worker.pid == 0:
             raise ExecutionError("the process for workers could not be started", code="WORKER", retryable=True)
+        for end in ends:
+            end.close()  # only the worker is to hold it, so that its death ends our side
 
     async def _start_server(self) -> None:
         if not hasattr(os, "fork"):
@@ -135,10 +133,10 @@ class WorkerProcesses:
                 start_new_session=True,
             )
         self._server = Pipe(ours)
-        self._nursery.start_soon(self._read_server, self._server)
+        self._nursery.start_soon(self._read_server, self._server, self._server_process)
         self._nursery.start_soon(self._server.write_rest)
 
-    async def _read_server(self, server: Pipe) -> None:
+    async def _read_server(self, server: Pipe, process: trio.Process) -> None:
         while messages := await server.receive():
             for message in messages:
                 if message[0] == Tag.FORKED and message[1] in self._workers:
@@ -154,6 +152,7 @@ class WorkerProcesses:
         for worker in self._workers.values():
             worker.started.set()
             worker.ended.set()
+        await process.wait()
 
     def _note_end(self, pid: int, exit_code: int) -> None:
         for worker in self._workers.values():

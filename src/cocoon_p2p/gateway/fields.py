@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,6 +39,6 @@ def seconds(head: Mapping[str, Any], key: str, *, high: float) -> float | None:
     value = head.get(key)
     if value is None:
         return None
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and 0 < value <= high:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= high:  # false for nan
         return float(value)
     raise ConfigError(f"{key}: must be a number of seconds above 0 and up to {high:,.0f}")

@@ -6,6 +6,7 @@ a network, and only then.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import MappingProxyType
@@ -34,6 +35,8 @@ from cocoon_p2p.net.port import (
 )
 from cocoon_p2p.net.supervisor import Counters, open_service_nursery
 
+logging.getLogger("libp2p").setLevel(logging.CRITICAL)
+"""The library reports as errors, and with tracebacks, what peers do every day; what matters of it we count and log."""
 _BOOTSTRAP_RETRY_FIRST_S = 1.0
 _BOOTSTRAP_RETRY_MAX_S = 30.0
 
@@ -172,7 +175,7 @@ class Libp2pNetwork:
                 pause = min(2 * pause, _BOOTSTRAP_RETRY_MAX_S)
             else:
                 pause = _BOOTSTRAP_RETRY_FIRST_S
-                await link.connection.ended.wait()
+                await link.ended.wait()
                 await trio.sleep(pause)
 
 

@@ -113,7 +113,7 @@ class MuxedConnection:
         self.peer = peer
         self.address = socket.address
         self.is_outbound: bool = secured.is_initiator
-        self.ended = trio.Event()
+        self._ended = False
         self.streams_inbound = 0
         self.streams_outbound = 0
         self._socket = socket
@@ -126,8 +126,9 @@ class MuxedConnection:
         return self._yamux.last_round_trip_s
 
     @property
-    def streams(self) -> int:
-        return self.streams_inbound + self.streams_outbound
+    def is_over(self) -> bool:
+        """No stream can be opened any more."""
+        return self._ended or self._yamux.event_shutting_down.is_set()
 
     async def run(self, on_stream: Callable[[MuxStream], None]) -> None:
         """Until either side closes, the peer falls silent, or we are cancelled. Calls `on_stream` for each inbound stream.
@@ -140,14 +141,18 @@ class MuxedConnection:
                     self._nursery = nursery
                     nursery.start_soon(self._accept, on_stream)
                     nursery.start_soon(self._abort_when_silent)
-                    await self._yamux.start()
+                    try:
+                        await self._yamux.start()
+                    finally:
+                        self._nursery = None  # before it closes: a task that ends now must not start another in it
                     nursery.cancel_scope.cancel()
         finally:
-            self._nursery = None
-            self.ended.set()
+            we_end_it = not self.is_over
+            self._ended = True
             self._yamux.wake_all()
             with trio.CancelScope(shield=True):
-                await self._say_goodbye()
+                if we_end_it:
+                    await self._say_goodbye()
                 await self._socket.close()
 
     async def open_stream(self) -> MuxStream:
@@ -158,7 +163,7 @@ class MuxedConnection:
                 outcome_known=True,
                 code="TOO_MANY_STREAMS",
             )
-        if self.ended.is_set():
+        if self.is_over:
             raise TransportError(f"the connection to {self.peer} is closed", outcome_known=True, code="DISCONNECTED")
         stream = None
         self.streams_outbound += 1
@@ -173,6 +178,7 @@ class MuxedConnection:
 
     async def abort(self) -> None:
         """Close the socket at once; `run` then returns."""
+        self._ended = True
         await self._socket.close()
 
     def forget(self, stream: MuxStream) -> None:

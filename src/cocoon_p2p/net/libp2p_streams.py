@@ -115,5 +115,5 @@ async def _has_died(link: Link, error: TransportError) -> bool:
     """Whether the connection, and not just a stream of it, is gone."""
     if error.code in ("DISCONNECTED", "CUT_OFF"):
         with trio.move_on_after(_DEATH_NOTICE_S):
-            await link.connection.ended.wait()
-    return link.connection.ended.is_set()
+            await link.ended.wait()
+    return link.ended.is_set()

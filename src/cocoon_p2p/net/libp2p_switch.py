@@ -51,6 +51,9 @@ class Link:
     protocols: frozenset[str] = frozenset()
     application_streams: int = 0
     identified: trio.Event = field(default_factory=trio.Event)
+    """Set when identify is through, and when the connection ends."""
+    ended: trio.Event = field(default_factory=trio.Event)
+    """Set when the switch has forgotten the connection."""
 
     @property
     def peer(self) -> PeerId:
@@ -183,6 +186,7 @@ class Switch:
             self.events.publish(PeerDisconnected(link.peer))
             for gone in self.on_peer_gone:
                 gone(link.peer)
+        link.ended.set()
 
     def _trim(self) -> None:
         """Above CONNECTIONS_KEPT, close the least recently used connection on which no job runs."""
@@ -200,11 +204,11 @@ class Switch:
 
     def links(self) -> list[Link]:
         """One a peer: the one that new streams go over."""
-        return [links[0] for links in self._links.values()]
+        return [link for peer in self._links if (link := self.link(peer)) is not None]
 
     def link(self, peer: PeerId) -> Link | None:
-        links = self._links.get(peer)
-        return links[0] if links else None
+        """One that lives: a connection that has just broken is still in the table for a moment."""
+        return next((link for link in self._links.get(peer, ()) if not link.connection.is_over), None)
 
     async def connect(self, peer: PeerId, addresses: Sequence[str] = ()) -> Link:
         """The connection to `peer`, dialling `addresses` and the known ones. Raises TransportError."""
@@ -232,7 +236,7 @@ class Switch:
     async def disconnect(self, peer: PeerId) -> None:
         for link in list(self._links.get(peer, ())):
             await link.connection.abort()
-            await link.connection.ended.wait()
+            await link.ended.wait()
 
     def ban(self, peer: PeerId, duration_s: float) -> None:
         self._banned_until[peer] = trio.current_time() + duration_s

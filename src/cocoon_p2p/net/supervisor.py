@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import trio
 
-from cocoon_p2p.errors import CocoonError, RemoteProtocolError, TransportError
+from cocoon_p2p.errors import CocoonError, EndOfStream, RemoteProtocolError, TransportError
 from cocoon_p2p.net.port import Stream, StreamHandler
 
 logger = logging.getLogger("cocoon_p2p.net")
@@ -32,6 +32,8 @@ async def run_handler(handler: StreamHandler, stream: Stream, counters: Counters
     try:
         await handler(stream)
         await stream.aclose()
+    except EndOfStream:
+        await stream.aclose()  # the usual way out of a loop that receives
     except trio.Cancelled:
         await stream.reset()
         raise
@@ -92,7 +94,7 @@ async def open_service_nursery() -> AsyncIterator[trio.Nursery]:
     async with trio.open_nursery() as nursery:
         try:
             yield nursery
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  (raised again below)
             raised = error
         finally:
             nursery.cancel_scope.cancel()

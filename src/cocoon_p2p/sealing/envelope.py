@@ -146,7 +146,7 @@ class ChunkOpener:
             try:
                 cipher.decrypt_into(nonce, chunk, None, out[written:end])
             except InvalidTag:
-                out[written:end] = bytes(end - written)  # never hand out what was not authenticated
+                out[:end] = bytes(end)  # of a piece that does not open whole, nothing is handed out
                 self._fail(f"chunk {self._index} is altered, out of order, or not the last as it says")
             self._index += 1
             written = end

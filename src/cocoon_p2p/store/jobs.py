@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from cocoon_p2p.ids import JobId, ModelId, PeerId, Tier
-from cocoon_p2p.limits import API_LIST_ROWS_MAX, DETAIL_CHARS_MAX, JOBS_KEPT_MAX
+from cocoon_p2p.limits import API_LIST_ROWS_MAX, DETAIL_CHARS_MAX, JOBS_KEPT_MAX, OUTCOMES_COUNTED_MAX
 from cocoon_p2p.store.database import Database, Row
 
 JobRole = Literal["client", "provider"]
@@ -98,11 +98,11 @@ class Jobs:
         return tuple(_record_of(row) for row in rows)
 
     def outcomes(self, provider: PeerId) -> tuple[int, int]:
-        """(done, failed) of the remembered jobs that this provider had from us."""
+        """(done, failed) of the last `limits.OUTCOMES_COUNTED_MAX` jobs that this provider had from us."""
         row = self._database.one(
             "SELECT count(*) FILTER (WHERE state='done'), count(*) FILTER (WHERE state IN ('failed','unknown')) "
-            "FROM jobs WHERE peer_id=? AND role='client'",
-            (provider,),
+            "FROM (SELECT state FROM jobs WHERE peer_id=? AND role='client' ORDER BY number DESC LIMIT ?)",
+            (provider, OUTCOMES_COUNTED_MAX),
         )
         assert row is not None
         return cast(int, row[0]), cast(int, row[1])

@@ -25,7 +25,7 @@ STORE_SCHEMA = Schema(
                 error TEXT NOT NULL,
                 UNIQUE (job_id, role)
             ) STRICT""",
-            "CREATE INDEX jobs_of_peer ON jobs (peer_id, role, state)",
+            "CREATE INDEX jobs_of_peer ON jobs (peer_id, role, number)",
             """CREATE TABLE receipts (
                 number INTEGER PRIMARY KEY,
                 job_id BLOB NOT NULL,

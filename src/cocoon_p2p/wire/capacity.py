@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from cocoon_p2p.limits import (
     ANNOUNCEMENT_LIFETIME_S,
     DEVICE_CHARS_MAX,
     DHT_VALUE_BYTES_MAX,
+    MANIFEST_BYTES_MAX,
     MODELS_PER_ANNOUNCEMENT_MAX,
     NAME_CHARS_MAX,
     SETTLEMENT_NETWORKS_MAX,
@@ -195,15 +197,32 @@ CapacityMessage = SignedAnnouncement | GetCapacity | NoCapacity | GetManifest | 
 
 def decode_message(frame: Bytes) -> CapacityMessage:
     """A message of the capacity stream. Raises RemoteProtocolError."""
+    # SPEC capacity/1 §3.1
     fields = codec.unpack(frame, "capacity message")
-    tag = fields[0]
-    if tag == 1:
-        return SignedAnnouncement._of_fields(fields, len(frame))
-    if tag == 2:
-        return GetCapacity()
-    if tag != 3:
-        codec.fail("UNKNOWN_TAG", f"capacity message with tag {tag}")
-    return NoCapacity()
+    decode = _DECODERS.get(fields[0])
+    if decode is None:
+        codec.fail("UNKNOWN_TAG", f"capacity message with tag {fields[0]}")
+    return decode(fields, len(frame))
+
+
+def _decode_get_manifest(fields: tuple[Any, ...], _: int) -> GetManifest:
+    codec.require_count(fields, 2, "manifest question")
+    return GetManifest(codec.model_id(fields[1]))
+
+
+def _decode_manifest(fields: tuple[Any, ...], _: int) -> Manifest:
+    codec.require_count(fields, 2, "manifest answer")
+    return Manifest(codec.blob(fields[1], "manifest", MANIFEST_BYTES_MAX))
+
+
+_DECODERS: dict[int, Callable[[tuple[Any, ...], int], CapacityMessage]] = {
+    1: SignedAnnouncement._of_fields,
+    2: lambda fields, _: GetCapacity(),
+    3: lambda fields, _: NoCapacity(),
+    4: _decode_get_manifest,
+    5: _decode_manifest,
+    6: lambda fields, _: NoManifest(),
+}
 
 
 def decode_announcement(body: Bytes) -> Announcement:
@@ -272,6 +291,10 @@ def model_content_id(model_id: ModelId) -> bytes:
 def name_content_id(name: str) -> bytes:
     """32 bytes: what providers of a model of this name provide in the DHT. Names are not unique; hints only."""
     return hashlib.sha256(b"cocoon-p2p/model-name/1\0" + name.encode()).digest()
+
+
+ANY_MODEL_CONTENT_ID = hashlib.sha256(b"cocoon-p2p/any-model/1\0").digest()
+"""What every provider of any model provides: how a newcomer finds out what there is."""
 
 
 def require_under_key(signed: SignedAnnouncement, key: str) -> None:

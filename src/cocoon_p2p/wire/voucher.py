@@ -28,7 +28,7 @@ class ChannelConfig:
     """What a channel is, for all its life. Its address commits to every field."""
 
     payer_key: bytes
-    """Ed25519 public key (32 bytes), made for this channel, that signs its vouchers."""
+    """Ed25519 public key (32 bytes), made for channels and nothing else, that signs its vouchers."""
     payer: PeerId
     payee: PeerId
     channel_id: bytes

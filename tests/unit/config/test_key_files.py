@@ -44,9 +44,7 @@ def test_damage_anywhere_is_noticed() -> None:
 
 def test_a_key_of_another_kind() -> None:
     key = ec.generate_private_key(ec.SECP256R1())
-    pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     with pytest.raises(KeyUnreadable, match="another kind"):
         decode_key(pem, None)
 

@@ -12,6 +12,7 @@ import pytest
 
 from cocoon_p2p.errors import ConfigError, LocalProtocolError, StoreError
 from cocoon_p2p.ids import JobId, ModelId, PeerId, Tier
+from cocoon_p2p.limits import OUTCOMES_COUNTED_MAX
 from cocoon_p2p.store import JobRecord, ReceiptRecord, open_store
 from cocoon_p2p.store.database import Schema, open_database
 from cocoon_p2p.store.jobs import Jobs
@@ -56,6 +57,10 @@ def test_outcomes_of_a_provider(path: Path) -> None:
         store.jobs.insert(replace(JOB, role="provider", state="failed"))
         assert store.jobs.outcomes(BOB) == (2, 2)
         assert store.jobs.outcomes(ALICE) == (0, 0)
+        with store.transaction():
+            for number in range(10, 160):
+                store.jobs.insert(replace(numbered(JOB, number), state="done", finished_at_ms=1))
+        assert store.jobs.outcomes(BOB) == (OUTCOMES_COUNTED_MAX, 0), "what is long ago does not count"
         assert len(store.jobs.newest()[2].error) == 512
 
 
@@ -179,6 +184,13 @@ def test_hidden_failure_within_a_transaction(path: Path) -> None:
         assert store.values.get("a") == 0
         store.values.set("a", 2)
         assert store.values.get("a") == 2
+
+
+def test_every_commit_is_synced(path: Path) -> None:
+    with open_store(path) as store:
+        # kill -9 cannot show it, only a power cut: FULL (2) syncs the log with each commit, NORMAL would not
+        assert store._database.all("PRAGMA synchronous") == [(2,)]
+        assert store._database.all("PRAGMA journal_mode") == [("wal",)]
 
 
 def test_file_is_the_owners_alone(path: Path) -> None:

@@ -1,0 +1,1 @@
+"""The network: the port `Network` (port.py), and libp2p and a simulation behind it."""
