@@ -51,7 +51,8 @@ def scenarios() -> Scenarios:
     found.message("no-capacity", "3.4", pack(3), "NO_CAPACITY", {})
     found.message("get-capacity-trailing-field", "3.4", pack(2, "later"), "GET_CAPACITY", {}, exact=False)
     for name, raw, code in (
-        ("unknown-tag", pack(4), "UNKNOWN_TAG"),
+        ("unknown-tag", pack(7), "UNKNOWN_TAG"),
+        ("tag-zero", pack(0), "UNKNOWN_TAG"),
         ("negative-tag", pack(-1), "UNKNOWN_TAG"),
         ("no-signature", pack(1, body), "MALFORMED"),
         ("short-signature", pack(1, body, signature[:-1]), "MALFORMED"),
@@ -61,6 +62,7 @@ def scenarios() -> Scenarios:
         ("empty", b"", "MALFORMED"),
     ):
         found.bad(f"signed-{name}", "3.1", "capacity.decode", raw, code)
+    _manifests(found)
     _announcements(found, body)
     _verification(found, body, signature)
     _times(found)
@@ -71,9 +73,26 @@ def scenarios() -> Scenarios:
             "key": f"/cocoon-capacity/{PROVIDER.peer_id}",
             "model_content_id": sha256(b"cocoon-p2p/model/1\0" + MODEL),
             "name_content_id": sha256(b"cocoon-p2p/model-name/1\0" + name.encode()),
+            "any_model_content_id": sha256(b"cocoon-p2p/any-model/1\0"),
         },
     )  # fmt: skip
     return found
+
+
+def _manifests(found: Scenarios) -> None:
+    manifest = b'{"format":1}'
+    found.message("get-manifest", "3.5", pack(4, MODEL), "GET_MANIFEST", {"model_id": MODEL})
+    found.message("manifest", "3.6", pack(5, manifest), "MANIFEST", {"data": manifest})
+    found.message("manifest-trailing-field", "3.6", pack(5, manifest, 1), "MANIFEST", {"data": manifest}, exact=False)
+    found.message("no-manifest", "3.6", pack(6), "NO_MANIFEST", {})
+    for name, section, raw, code in (
+        ("get-manifest-of-nothing", "3.5", pack(4), "MALFORMED"),
+        ("get-manifest-short-id", "3.5", pack(4, MODEL[:-1]), "MALFORMED"),
+        ("get-manifest-id-as-text", "3.5", pack(4, MODEL.hex()), "MALFORMED"),
+        ("manifest-missing", "3.6", pack(5), "MALFORMED"),
+        ("manifest-text", "3.6", pack(5, manifest.decode()), "MALFORMED"),
+    ):
+        found.bad(name, section, "capacity.decode", raw, code)
 
 
 def _announcements(found: Scenarios, body: bytes) -> None:

@@ -246,10 +246,11 @@ def _streams(found: Scenarios) -> None:
     sealed = chunks(key, pattern(size))
     sealed_hash = sha256(b"".join(sealed))
 
-    def order(name: str, expect: Any, *pieces: tuple[list[int], bool], flip: list[int] | None = None) -> None:
+    def order(name: str, expect: Any, *pieces: tuple[list[int], bool], **more: Any) -> None:
         given = {
             "key": key, "payload_bytes": size, "ciphertext_sha256": sealed_hash,
-            "pieces": [{"chunks": indexes, "final": final} for indexes, final in pieces], "flip": flip,
+            "pieces": [{"chunks": indexes, "final": final} for indexes, final in pieces],
+            "flip": None, "append": [], "announced_bytes": size, **more,
         }  # fmt: skip
         found.add(f"stream-{name}", "6.2", "seal.open_chunks", given, expect)
 
@@ -270,6 +271,8 @@ def _streams(found: Scenarios) -> None:
     order("after-final", bad, ([0, 1, 2, 3], True), ([0], False))
     order("final-not-said", bad, ([0, 1, 2, 3], False))
     order("empty-piece", bad, ([], False), ([0, 1, 2, 3], True))
+    nothing = AESGCM(key).encrypt((3).to_bytes(11, "big") + b"\1", b"", b"")
+    order("empty-final-after-full", bad, ([0, 1, 2], False), append=[[nothing, True]], announced_bytes=3 * CHUNK)
     for index in range(4):
         order(f"altered-chunk-{index}", bad, ([0, 1, 2, 3], True), flip=[index, 17])
 

@@ -48,6 +48,7 @@ GOODBYE_S = 2.0
 """For the last announcement and the end frames of our streams."""
 
 NetworkOpener = Callable[[IdentityKey, NodeConfig], AbstractAsyncContextManager[Network]]
+EngineOpener = Callable[[NodeConfig], AbstractAsyncContextManager[Engine]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +71,24 @@ class Parts:
     """None for a node that serves nobody."""
 
 
+@dataclass(frozen=True, slots=True)
+class Backends:
+    """What stands behind a node's ports, and its sources of time and chance. A simulation puts in its own
+    (`cocoon_p2p.testing`); None is the real part."""
+
+    open_network: NetworkOpener | None = None
+    open_engine: EngineOpener | None = None
+    clock: Clock | None = None
+    rng: random.Random | None = None
+
+
 @asynccontextmanager
-async def open_parts(
-    home: Home,
-    config: NodeConfig,
-    *,
-    open_network: NetworkOpener | None = None,
-    clock: Clock | None = None,
-    rng: random.Random | None = None,
-) -> AsyncIterator[Parts]:
+async def open_parts(home: Home, config: NodeConfig, backends: Backends) -> AsyncIterator[Parts]:
     """Raises ConfigError, TransportError (no bootstrap node answers), ExecutionError (a model does not load)."""
-    clock = clock or SystemClock()
-    rng = rng or random.SystemRandom()
+    clock = backends.clock or SystemClock()
+    rng = backends.rng or random.SystemRandom()
+    open_network = backends.open_network or open_libp2p_network
+    open_engine = backends.open_engine or open_onnx_engine
     started = clock.now()
     async with AsyncExitStack() as stack:
         stack.enter_context(home.lock())
@@ -91,10 +98,10 @@ async def open_parts(
         await recover(store, settlement, clock)
         registry = ModelRegistry(home.path)
         desk = _desk(identity, settlement, config, clock)
-        engine = await stack.enter_async_context(_open_engine(config)) if config.provider.serve else None
+        engine = await stack.enter_async_context(open_engine(config)) if config.provider.serve else None
         serving = _serving(engine, desk, registry, config)
-        await _prepare(serving, registry, config, imports=open_network is None)
-        network = await stack.enter_async_context((open_network or open_libp2p_network)(identity, config))
+        await _prepare(serving, registry, config, imports=backends.open_network is None)
+        network = await stack.enter_async_context(open_network(identity, config))
         nursery = await stack.enter_async_context(open_plain_nursery())
         stack.callback(nursery.cancel_scope.cancel)
 
@@ -111,7 +118,7 @@ async def open_parts(
         jobs = JobClient(ClientPorts(identity, network, settlement, store, standing, clock), nursery)
         stack.push_async_callback(_briefly, jobs.aclose)
         if engine is not None:
-            provider = JobProvider(ProviderPorts(engine, settlement, store, desk, standing, clock, rng))
+            provider = JobProvider(ProviderPorts(engine, settlement, store, desk, standing, clock))
             network.set_handler(JOB_PROTOCOL, provider.serve_stream)
             stack.push_async_callback(_briefly, market.goodbye)
             stack.push_async_callback(_shielded, provider.shut_down)
@@ -166,7 +173,8 @@ def open_libp2p_network(identity: IdentityKey, config: NodeConfig) -> AbstractAs
     )
 
 
-def _open_engine(config: NodeConfig) -> AbstractAsyncContextManager[Engine]:
+def open_onnx_engine(config: NodeConfig) -> AbstractAsyncContextManager[Engine]:
+    """The real engine: ONNX Runtime in worker processes, none of which runs before a model is loaded."""
     from cocoon_p2p.execution.onnx_engine import open_engine
 
     return open_engine(

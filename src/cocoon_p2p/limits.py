@@ -245,3 +245,5 @@ JOB_ATTEMPTS_MAX = 2
 """The first provider, and one more when that one fails."""
 MANIFEST_SOURCES_MAX = 4
 """Peers asked one after the other for a manifest before giving up."""
+NEIGHBOURS_ASKED_MAX = 8
+"""Connected peers that a newcomer asks directly beside those that the DHT names."""

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cocoon_p2p.assembly import NetworkOpener, Parts, open_parts
+from cocoon_p2p.assembly import Backends, Parts, open_parts
 from cocoon_p2p.config import NodeConfig, load_config
-from cocoon_p2p.drivers.clock import Clock
 from cocoon_p2p.drivers.purchase import Order, Purchase
 from cocoon_p2p.errors import ConfigError
 from cocoon_p2p.home import Home, locate_home
@@ -24,8 +23,6 @@ from cocoon_p2p.rows import Row, job_row, model_row, receipt_row, wallet_row
 from cocoon_p2p.tensors import TEXT_INPUT, Payload, string_tensor
 
 if TYPE_CHECKING:
-    import random
-
     import numpy as np
     from numpy.typing import NDArray
 
@@ -76,15 +73,13 @@ class Node:
         bootstrap: Sequence[str] = (),
         listen: Sequence[str] | None = None,
         models: Sequence[str] = (),
-        open_network: NetworkOpener | None = None,
-        clock: Clock | None = None,
-        rng: random.Random | None = None,
+        backends: Backends | None = None,
     ) -> AsyncIterator[Node]:
         """A running node, stopped at the end of the block.
 
         `home` is made with a new identity when it does not exist (None: COCOON_HOME, or ~/.cocoon). `config` is what
-        node.toml says (read from the home when not given); `bootstrap`, `listen` and `models` go before it. The last
-        three parameters are for simulations (`cocoon_p2p.testing`).
+        node.toml says (read from the home when not given); `bootstrap`, `listen` and `models` go before it. `backends` is
+        for simulations (`cocoon_p2p.testing`).
 
         Raises ConfigError (home, configuration, port in use), TransportError (no bootstrap node answers),
         ExecutionError (a model does not load).
@@ -96,7 +91,7 @@ class Node:
         place = Home(path, passphrase_file=config.identity.passphrase_file)
         if not place.initialised:
             place.init()
-        async with open_parts(place, config, open_network=open_network, clock=clock, rng=rng) as parts:
+        async with open_parts(place, config, backends or Backends()) as parts:
             yield cls(parts)
 
     # --- who and where ---

@@ -46,7 +46,8 @@ def test_every_code_stands_in_the_readme_and_has_a_vector() -> None:
 
 
 def test_every_operation_has_good_and_bad_vectors() -> None:
-    good, bad = set(), set()
+    good: set[str] = set()
+    bad: set[str] = set()
     for path in FILES:
         scenario = load(path)
         (bad if code_of(scenario["expect"]) else good).add(scenario["input"]["operation"])

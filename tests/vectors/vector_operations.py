@@ -132,6 +132,7 @@ def capacity_keys(given: Given) -> Any:
         "key": capacity.capacity_key(PeerId(given["peer_id"])),
         "model_content_id": capacity.model_content_id(given["model_id"]).hex(),
         "name_content_id": capacity.name_content_id(given["name"]).hex(),
+        "any_model_content_id": capacity.ANY_MODEL_CONTENT_ID.hex(),
     }
 
 
@@ -193,8 +194,9 @@ def seal_open_chunks(given: Given) -> Any:
         sealed[chunk * 65552 + position] ^= 1
     honest = [bytes(sealed[i : i + 65552]) for i in range(0, len(sealed), 65552)]
     pieces = [(b"".join(honest[i] for i in piece["chunks"]), piece["final"]) for piece in given["pieces"]]
+    pieces += [(bytes.fromhex(piece), final) for piece, final in given["append"]]
     opener = ChunkOpener(AESGCM(bytes.fromhex(given["key"])))
-    plaintext = open_pieces(opener, pieces, given["payload_bytes"])
+    plaintext = open_pieces(opener, pieces, given["announced_bytes"])
     return {"plaintext_sha256": hashlib.sha256(plaintext).hexdigest()}
 
 

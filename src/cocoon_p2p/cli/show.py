@@ -85,7 +85,7 @@ def _status_pairs(status: dict[str, Any]) -> list[tuple[str, Any]]:
     pairs += serving_pairs(status)
     jobs = status.get("jobs")
     if isinstance(jobs, dict):
-        pairs.append(("jobs", ", ".join(f"{count} {state}" for state, count in jobs.items())))
+        pairs.append(("jobs", ", ".join(f"{count} {state}" for state, count in jobs.items()) or "none yet"))
     if status.get("memory_bytes"):
         pairs.append(("memory", size(status["memory_bytes"])))
     return pairs

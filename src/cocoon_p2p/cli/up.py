@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -74,15 +75,20 @@ async def _serve(options: argparse.Namespace, home: Home, config: NodeConfig, en
     from cocoon_p2p.node import Node
 
     await trio.lowlevel.checkpoint()  # a signal may have come during the imports, which take a second or two
-    opened = Node.open(
-        home.path, config=config, bootstrap=options.bootstrap, listen=options.listen, models=options.model
-    )
+    models = [model_or_path(text) for text in options.model]
+    opened = Node.open(home.path, config=config, bootstrap=options.bootstrap, listen=options.listen, models=models)
     async with opened as node:
         with home.api_socket_place() as place:
             async with trio.open_nursery() as nursery:
                 await nursery.start(partial(serve_local_api, node, place, stop=ending.stop))
                 ending.ready = True
                 _say_ready(options, home, node)
+
+
+def model_or_path(text: str) -> str:
+    """A file or folder that exists as an absolute path, which the node takes for one; anything else is a name or id."""
+    path = Path(text).expanduser()
+    return str(path.absolute()) if path.exists() else text
 
 
 def _say_ready(options: argparse.Namespace, home: Home, node: Node) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import random
+import secrets
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -60,7 +60,6 @@ class ProviderPorts:
     desk: ProviderDesk
     standing: StandingKeeper
     clock: Clock
-    entropy: random.Random
 
 
 @dataclass(slots=True)
@@ -107,7 +106,7 @@ class _Session:
     def __init__(self, ports: ProviderPorts, stream: Stream) -> None:
         self._ports = ports
         self._stream = stream
-        self._machine = ProviderSession(ports.desk, stream.peer, entropy=ports.entropy)
+        self._machine = ProviderSession(ports.desk, stream.peer, entropy=secrets.token_bytes)
         self._outbox = Outbox(stream)
         self._alarm = Alarm(self._machine.next_deadline, self._on_timer, ports.clock.now)
         self._work: dict[JobId, _Work] = {}

@@ -283,17 +283,22 @@ class MarketDriver:
         with trio.move_on_after(limits.DISCOVERY_TIMEOUT_S):
             while not self.offers(model):
                 providers = await self._ports.network.find_providers(content_id, limits.DHT_PROVIDERS_MAX)
-                await self._ask_all(providers, model)
+                await self._ask_all([*providers, *self._neighbours()], model)
                 if not self.offers(model):
                     changed = self._changed
                     with trio.move_on_after(wait_s):
                         await changed.wait()
                     wait_s *= 2
 
+    def _neighbours(self) -> list[PeerAddresses]:
+        """Some of those we are connected to: in a network of two or three nodes they are the providers."""
+        return [PeerAddresses(each.peer, ()) for each in self._ports.network.peers()[: limits.NEIGHBOURS_ASKED_MAX]]
+
     async def _ask_all(self, peers: Sequence[PeerAddresses], model: str | None) -> None:
         """Each at the same time; once one offer is there, the others get a moment more."""
         async with trio.open_nursery() as nursery:
-            waiting = {p.peer for p in peers}
+            unique = {p.peer: p for p in reversed(peers)}
+            waiting = set(unique)
 
             async def one(peer: PeerAddresses) -> None:
                 await self._learn(peer)
@@ -303,7 +308,7 @@ class MarketDriver:
                         nursery.cancel_scope.deadline, trio.current_time() + limits.DISCOVERY_GRACE_S
                     )
 
-            for peer in peers:
+            for peer in unique.values():
                 nursery.start_soon(one, peer)
 
     async def _learn(self, peer: PeerAddresses) -> None:

@@ -116,5 +116,4 @@ def _string_tensor(name: str, array: NDArray[Any]) -> Tensor:
 def _bytes_of(array: NDArray[Any]) -> bytes | memoryview:
     if array.size == 0:
         return b""
-    # reshape copies only where the memory is not contiguous; unlike ascontiguousarray it keeps scalars apart.
-    return array.reshape(-1).view(np.uint8).data
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data

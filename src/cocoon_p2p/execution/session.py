@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as _state
 
 from cocoon_p2p.execution.arrays import BITS, to_array, to_tensor
+from cocoon_p2p.execution.fork_server import ENVIRONMENT
 from cocoon_p2p.models.manifest import Manifest
 from cocoon_p2p.tensors import DTYPES, STRING, Tensor
+
+os.environ.update(ENVIRONMENT)  # before the next line, wherever this module is imported
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as _state
 
 ort.disable_telemetry_events()
 ort.set_default_logger_severity(4)

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import trio
 
-import trio
-
 from cocoon_p2p.errors import ExecutionError
 from cocoon_p2p.execution.blocks import Block
 from cocoon_p2p.execution.engine_jobs import EngineJob, EngineResult

@@ -91,13 +91,17 @@ async def open_service_nursery() -> AsyncIterator[trio.Nursery]:
     """A nursery of background tasks, cancelled when the body is done. What the body raises passes as it is: trio would
     wrap it in a group, and a ConfigError would be none any more to whoever opened the service."""
     raised: BaseException | None = None
-    async with trio.open_nursery() as nursery:
-        try:
-            yield nursery
-        except BaseException as error:  # noqa: BLE001  (raised again below)
-            raised = error
-        finally:
-            nursery.cancel_scope.cancel()
+    try:
+        async with trio.open_nursery() as nursery:
+            try:
+                yield nursery
+            except BaseException as error:  # noqa: BLE001  (raised again below)
+                raised = error
+            finally:
+                nursery.cancel_scope.cancel()
+    except BaseExceptionGroup:
+        if raised is None or isinstance(raised, trio.Cancelled):
+            raise
     if raised is not None:
         raise raised
 

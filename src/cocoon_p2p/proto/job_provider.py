@@ -9,8 +9,8 @@ session is then over.
 
 from __future__ import annotations
 
-import random
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cocoon_p2p import limits
@@ -57,7 +57,14 @@ from cocoon_p2p.wire.job import (
     quote_hash,
     quoted_total,
 )
-from cocoon_p2p.wire.seal import SUITE_PLAIN, SUITE_XWING, EnvelopeHeader, ResponseHeader, decode_envelope_header
+from cocoon_p2p.wire.seal import (
+    RESPONSE_NONCE_BYTES,
+    SUITE_PLAIN,
+    SUITE_XWING,
+    EnvelopeHeader,
+    ResponseHeader,
+    decode_envelope_header,
+)
 
 
 @dataclass(slots=True)
@@ -81,9 +88,9 @@ class _Job:
 
 
 class ProviderSession:
-    """The jobs of one client. `entropy` draws the nonces of responses."""
+    """The jobs of one client. `entropy` draws so many random bytes, for the nonces of responses."""
 
-    def __init__(self, desk: ProviderDesk, client: PeerId, *, entropy: random.Random) -> None:
+    def __init__(self, desk: ProviderDesk, client: PeerId, *, entropy: Callable[[int], bytes]) -> None:
         self._desk = desk
         self.client = client
         self._entropy = entropy
@@ -303,7 +310,7 @@ class ProviderSession:
         assert job.opened is not None
         job.items, job.queue_us, job.execute_us = max(1, items), queue_us, execute_us
         job.price = quoted_total(job.quote.price_base, job.quote.price_per_item, job.items)
-        header = ResponseHeader(job_id=job_id, nonce=self._entropy.randbytes(32)).encode()
+        header = ResponseHeader(job_id=job_id, nonce=self._entropy(RESPONSE_NONCE_BYTES)).encode()
         head = OutputHead(
             job_id=job_id,
             response_header=header,

@@ -194,7 +194,7 @@ class Announcer:
 
     def next_deadline(self) -> float | None:
         if self._published is None:
-            return self._changed_at
+            return self._changed_at if self._offers else None  # who never offered anything has nothing to announce
         regular = self._published_at + limits.ANNOUNCEMENT_INTERVAL_S
         if self._changed_at is None:
             return regular
@@ -202,7 +202,7 @@ class Announcer:
 
     def handle_timer(self, now: float) -> list[PublishAnnouncement]:
         deadline = self.next_deadline()
-        if deadline is None or now < deadline or not (self._offers or self._published):
+        if deadline is None or now < deadline:
             return []
         return [self._publish(now)]
 

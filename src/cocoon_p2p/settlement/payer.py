@@ -25,6 +25,9 @@ from cocoon_p2p.wire.voucher import CHANNEL_ID_BYTES, ChannelConfig, Payment, Vo
 
 _RECLAIMED_AT_ONCE_MAX = 64
 _FORGOTTEN_AT_ONCE = 64
+_FAILURES_ON_A_CHANNEL_MAX = 3
+"""After so many jobs in a row that came to nothing, the next one opens a new channel: the payee may have closed the old
+one, or count otherwise than we do, and has no means to tell."""
 
 
 class Payer:
@@ -45,6 +48,7 @@ class Payer:
         # job failed, since it may have failed for lack of the opening. So it need not survive a restart.
         self._opening_known: dict[bytes, bytes] = {}
         self._opening_sent: dict[JobId, bytes] = {}
+        self._failures: dict[bytes, int] = {}
 
     def reserve(self, payee: PeerId, job_id: JobId, max_total: int) -> bytes:
         if not 0 <= max_total <= AMOUNT_NANOGRAM_MAX:
@@ -84,6 +88,7 @@ class Payer:
                 self._settle(reservation, freed=reservation.amount, spent=price)
             else:
                 self._settle(reservation, freed=0, spent=price - reservation.amount)
+        self._failures.pop(reservation.channel, None)
         opening = self._opening_sent.pop(job_id, None)
         if opening is not None:
             self._opening_known[reservation.channel] = opening
@@ -98,6 +103,8 @@ class Payer:
                 self._settle(reservation, freed=0, spent=-reservation.amount)
             else:
                 self._settle(reservation, freed=reservation.amount, spent=reservation.amount if end == "unknown" else 0)
+            if end == "released":
+                self._count_failure(reservation)
         self._opening_sent.pop(job_id, None)
         self._opening_known.pop(reservation.channel, None)
 
@@ -125,6 +132,15 @@ class Payer:
         self._ledger.change_wallet(spent=spent)
         if channel.retired and not channel.reserved:
             self._close_channel(channel)
+
+    def _count_failure(self, reservation: Reservation) -> None:
+        channel = self._ledger.channel("payer", reservation.channel)
+        if channel is None or channel.state.closed:
+            return
+        failures = self._failures[channel.channel] = self._failures.get(channel.channel, 0) + 1
+        if failures >= _FAILURES_ON_A_CHANNEL_MAX:
+            self._failures.pop(channel.channel)
+            self._retire(channel)
 
     def _funded_channel(self, payee: PeerId, max_total: int) -> Channel:
         """A channel to `payee` whose deposit covers `max_total` more; opened or topped up as needed."""

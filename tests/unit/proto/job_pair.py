@@ -71,7 +71,7 @@ class Pair:
 
     def __post_init__(self) -> None:
         self.client = ClientJob(CLIENT, PROVIDER.peer_id, self.job_id, self.terms, deadline=self.now + 60)
-        self.provider = ProviderSession(self.desk, CLIENT.peer_id, entropy=random.Random(1))
+        self.provider = ProviderSession(self.desk, CLIENT.peer_id, entropy=random.Random(1).randbytes)
         self.to_client: deque[bytes] = deque()
         self.to_provider: deque[bytes] = deque()
         self.client_log: list[fx.ClientEffect] = []

@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -239,8 +240,21 @@ def test_plain_pieces_that_are_not_whole_chunks(size: int, final: bool) -> None:
     assert_refused(plain_opened(HEADER).opener, (payload_of(size), final))
 
 
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_well_sealed_empty_final_chunk_after_others_is_refused(apart: bool) -> None:
+    """One payload has one sequence of chunks, even for a sender that has the key."""
+    cipher = AESGCM(bytes(32))
+    first = bytes(ChunkSealer(cipher).seal(payload_of(CHUNK_BYTES), False))
+    nothing = cipher.encrypt((1).to_bytes(11) + b"\x01", b"", None)
+    opener = ChunkOpener(cipher)
+    if apart:
+        assert_refused(opener, (first, False), (nothing, True), size=2 * CHUNK_BYTES)
+    else:
+        assert_refused(opener, (first + nothing, True), size=2 * CHUNK_BYTES)
+
+
 def test_an_empty_final_piece_after_others_is_refused() -> None:
-    """One payload has one sequence of chunks."""
+    """The same without a cipher."""
     opener = plain_opened(HEADER).opener
     out = memoryview(bytearray(CHUNK_BYTES))
     opener.open_into(payload_of(CHUNK_BYTES), out, False)

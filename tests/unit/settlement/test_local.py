@@ -119,6 +119,32 @@ async def test_payee_that_lost_its_ledger_learns_the_channel_again(open_wallet: 
         await forgetful.accept_payment(ALICE.peer_id, again, await alice.reserve(BOB.peer_id, again, 100), 100)
 
 
+async def test_channel_on_which_every_job_fails_is_left(open_wallet: Opener) -> None:
+    alice, bob = open_wallet(ALICE), open_wallet(BOB)
+    first = job()
+    await bob.accept_payment(ALICE.peer_id, first, await alice.reserve(BOB.peer_id, first, 100), 100)
+    await bob.earned(first, 100)
+    await alice.paid(first, 100)
+    (status,) = await bob.channels()
+    await bob.close(status.channel)
+    running = job()
+    await alice.reserve(BOB.peer_id, running, 100)
+    for _ in range(3):
+        refused = job()
+        with pytest.raises(SettlementError) as raised:
+            await bob.accept_payment(ALICE.peer_id, refused, await alice.reserve(BOB.peer_id, refused, 100), 100)
+        assert raised.value.code == "CHANNEL_CLOSED"
+        await alice.end_reservation(refused, "released")
+    again = job()
+    await bob.accept_payment(ALICE.peer_id, again, await alice.reserve(BOB.peer_id, again, 100), 100)
+    assert sum(not status.closed for status in await alice.channels()) == 2, "a job is in progress on the old one"
+    await alice.end_reservation(running, "unknown")
+    assert sum(not status.closed for status in await alice.channels()) == 1
+    balance = await alice.balance()
+    assert balance.available + balance.deposited + balance.spent == LOCAL_GRANT_NANOGRAM
+    assert balance.spent == 200
+
+
 async def test_deposits_and_top_ups(open_wallet: Opener) -> None:
     alice = open_wallet(ALICE)
     await alice.reserve(BOB.peer_id, job(), 100)

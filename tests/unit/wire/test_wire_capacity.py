@@ -8,7 +8,12 @@ from hypothesis import given, settings
 
 from cocoon_p2p.errors import RemoteProtocolError
 from cocoon_p2p.ids import ModelId, Tier, peer_id_from_public_key
-from cocoon_p2p.limits import DHT_VALUE_BYTES_MAX, GOSSIP_MESSAGE_BYTES_MAX, MODELS_PER_ANNOUNCEMENT_MAX
+from cocoon_p2p.limits import (
+    DHT_VALUE_BYTES_MAX,
+    GOSSIP_MESSAGE_BYTES_MAX,
+    MANIFEST_BYTES_MAX,
+    MODELS_PER_ANNOUNCEMENT_MAX,
+)
 from cocoon_p2p.wire import capacity
 from cocoon_p2p.wire.capacity import Announcement, Offer, SignedAnnouncement
 
@@ -58,9 +63,12 @@ def test_signed_announcements_keep_the_bytes_that_were_signed(body: Announcement
     assert decoded.announcement == body
 
 
-@pytest.mark.parametrize("message", [capacity.GetCapacity(), capacity.NoCapacity()])
-def test_messages_without_fields(message: capacity.GetCapacity | capacity.NoCapacity) -> None:
-    assert capacity.decode_message(message.encode()) == message
+def test_the_longest_manifest() -> None:
+    longest = capacity.Manifest(bytes(MANIFEST_BYTES_MAX))
+    assert capacity.decode_message(longest.encode()) == longest
+    with pytest.raises(RemoteProtocolError) as caught:
+        capacity.decode_message(capacity.Manifest(bytes(MANIFEST_BYTES_MAX + 1)).encode())
+    assert caught.value.code == "BOUND"
 
 
 def test_the_largest_ordinary_announcement_fits_gossip_and_dht() -> None:

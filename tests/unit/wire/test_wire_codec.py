@@ -19,6 +19,7 @@ ROUND_TRIPS: dict[str, tuple[Decoder, st.SearchStrategy[Any]]] = {
     "job message": (job.decode_message, ws.job_messages),
     "quote body": (job.decode_quote_body, ws.quote_bodies),
     "receipt body": (job.decode_receipt_body, ws.receipt_bodies),
+    "capacity message": (capacity.decode_message, ws.capacity_messages),
     "announcement": (capacity.decode_announcement, ws.announcements()),
     "envelope header": (seal.decode_envelope_header, ws.envelope_headers),
     "response header": (seal.decode_response_header, ws.response_headers),
@@ -31,7 +32,6 @@ ROUND_TRIPS: dict[str, tuple[Decoder, st.SearchStrategy[Any]]] = {
 }
 DECODERS: dict[str, Decoder] = {
     **{name: decoder for name, (decoder, _) in ROUND_TRIPS.items()},
-    "capacity message": capacity.decode_message,
     "signed announcement": capacity.SignedAnnouncement.decode,
     "seal key record": seal.decode_seal_key_record,
 }

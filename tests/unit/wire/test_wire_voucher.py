@@ -4,7 +4,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pytoniq_core import Address, begin_cell  # type: ignore[attr-defined]
+from pytoniq_core import Address, begin_cell
 
 from cocoon_p2p.limits import AMOUNT_NANOGRAM_MAX, PAYMENT_BYTES_MAX
 from cocoon_p2p.sealing.signing import IdentityKey, verify_bytes

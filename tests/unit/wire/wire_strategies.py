@@ -78,6 +78,16 @@ def announcements(draw: st.DrawFn) -> capacity.Announcement:
     )
 
 
+capacity_messages: st.SearchStrategy[Any] = st.one_of(
+    st.just(capacity.GetCapacity()),
+    st.just(capacity.NoCapacity()),
+    st.builds(capacity.GetManifest, model_ids),
+    st.builds(capacity.Manifest, st.binary(max_size=100)),
+    st.just(capacity.NoManifest()),
+    st.builds(
+        lambda body, signature: capacity.SignedAnnouncement(body.encode(), signature), announcements(), signatures
+    ),
+)
 envelope_headers = st.builds(
     seal.EnvelopeHeader, st.sampled_from([0, 1]), raw(16), job_ids, model_ids, peer_ids, amounts, times, sizes, items
 )

@@ -1,0 +1,204 @@
+"""The engine with ONNX Runtime: what becomes of its processes when one of them dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trio
+import trio.testing
+
+from cocoon_p2p.errors import ConfigError, ExecutionError
+from cocoon_p2p.execution.onnx_engine import open_engine
+from cocoon_p2p.models.inspection import inspect_onnx
+from cocoon_p2p.models.registry import InstalledModel, ModelRegistry
+from cocoon_p2p.testing import models
+from cocoon_p2p.testing.engine_contract import ENDLESS, refusal_of, run_job, wait_until_running
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks at processes in /proc")
+
+NODE = """
+import sys, trio
+from pathlib import Path
+from cocoon_p2p.execution.onnx_engine import open_engine
+from cocoon_p2p.ids import ModelId
+from cocoon_p2p.tensors import Payload, Tensor, payload_bytes, write_payload
+
+async def main():
+    async with open_engine(device="cpu", threads=1) as engine:
+        model_id, folder = ModelId(sys.argv[1]), Path(sys.argv[2])
+        await engine.load(model_id, folder)
+        loaded = {"numpy", "onnx", "onnxruntime", "tokenizers"} & set(sys.modules)
+        assert not loaded, loaded
+        payload = Payload((Tensor("turns", "int64", (), (10**12).to_bytes(8, "little")),))
+        buffer = engine.input_buffer(payload_bytes(payload))
+        large = engine.input_buffer(1_000_000)
+        write_payload(payload, buffer.view)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: engine.run(model_id, buffer, items_max=1))
+            while not engine.models()[0].running:
+                await trio.sleep(0.001)
+            print(engine.models()[0].pid, flush=True)
+
+trio.run(main)
+"""
+
+
+def install(folder: Path, path: Path) -> InstalledModel:
+    return ModelRegistry(folder / "home", inspect=inspect_onnx).add(path)
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def gone_within(pids: list[int], seconds: float) -> bool:
+    """The kernel tells nobody but the parent when a process ends, so this looks again and again."""
+    deadline = time.monotonic() + seconds
+    while any(is_alive(pid) for pid in pids):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def test_what_dies_with_a_killed_node(tmp_path: Path) -> None:
+    model = install(tmp_path, models.slow_model(tmp_path))
+    before = set(os.listdir("/dev/shm"))
+    command = [sys.executable, "-c", NODE, model.model_id, str(model.folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as node:
+        assert node.stdout is not None and node.stderr is not None
+        line = node.stdout.readline()
+        assert line, node.stderr.read()
+        worker = int(line)
+        server = parent_of(worker)
+        assert is_alive(worker) and is_alive(server)
+        assert set(os.listdir("/dev/shm")) <= before
+        node.kill()
+        assert gone_within([worker, server], 2.0)
+        assert node.stderr.read() == ""
+    assert set(os.listdir("/dev/shm")) <= before
+
+
+def test_workers_do_not_heed_the_terminal(tmp_path: Path) -> None:
+    model = install(tmp_path, models.slow_model(tmp_path))
+    command = [sys.executable, "-c", NODE, model.model_id, str(model.folder)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as node:
+        assert node.stdout is not None and node.stderr is not None
+        worker = int(node.stdout.readline())
+        server = parent_of(worker)
+        for pid in (worker, server):
+            os.kill(pid, signal.SIGINT)
+            os.kill(pid, signal.SIGTERM)
+        assert is_alive(worker) and is_alive(server)
+        os.killpg(node.pid, signal.SIGINT)  # as Ctrl-C does
+        assert gone_within([worker, server], 5.0)
+        errors = node.stderr.read()
+    assert "KeyboardInterrupt" in errors
+    assert "fork_server" not in errors
+
+
+async def test_a_killed_worker_fails_its_job_and_comes_back(tmp_path: Path) -> None:
+    slow = install(tmp_path, models.slow_model(tmp_path))
+    other = install(tmp_path, models.matmul_model(tmp_path))
+    async with open_engine(device="cpu", threads=1) as engine, trio.open_nursery() as nursery:
+        pid = (await engine.load(slow.model_id, slow.folder)).pid
+        await engine.load(other.model_id, other.folder)
+        errors, counts, counted = [], [], trio.Event()
+
+        async def doomed() -> None:
+            errors.append(await refusal_of(lambda: run_job(engine, slow, {"turns": np.int64(ENDLESS)})))
+
+        async def queued() -> None:
+            counts.append((await run_job(engine, slow, {"turns": np.int64(2)}))["count"])
+            counted.set()
+
+        nursery.start_soon(doomed)
+        await wait_until_running(engine)
+        nursery.start_soon(queued)
+        await trio.testing.wait_all_tasks_blocked()
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        started = time.monotonic()
+        assert (await run_job(engine, other, {"x": np.zeros((1, 4), np.float32)}))["y"].shape == (1, 3)
+        with trio.fail_after(20):
+            await counted.wait()
+        assert time.monotonic() - started < 1.0
+        assert [error.code for error in errors] == ["WORKER"]
+        assert "killed by signal 9 (SIGKILL)" in errors[0].message
+        assert {status.pid for status in engine.models()}.isdisjoint({pid, None})
+
+
+@pytest.mark.slow  # waits for WORKER_TERMINATE_TIMEOUT_S
+async def test_a_run_that_cannot_be_ended_is_ended_with_its_process(tmp_path: Path) -> None:
+    kernel = install(tmp_path, models.kernel_model(tmp_path))
+    large = {"x": np.ones((9000, 9000))}
+    async with open_engine(device="cpu", threads=1) as engine:
+        pid = (await engine.load(kernel.model_id, kernel.folder)).pid
+        with trio.move_on_after(30):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(lambda: run_job(engine, kernel, large, items_max=9000))
+                await wait_until_running(engine)
+                nursery.cancel_scope.cancel()
+        started = time.monotonic()
+        outputs = await run_job(engine, kernel, {"x": np.eye(3)})
+        assert outputs["sum"] == 3
+        assert time.monotonic() - started < 5
+        assert engine.models()[0].pid != pid
+
+
+async def test_a_killed_fork_server_is_replaced(tmp_path: Path) -> None:
+    first = install(tmp_path, models.matmul_model(tmp_path))
+    second = install(tmp_path, models.centring_model(tmp_path))
+    async with open_engine(device="cpu", threads=1) as engine:
+        pid = (await engine.load(first.model_id, first.folder)).pid
+        assert pid is not None
+        os.kill(parent_of(pid), signal.SIGKILL)
+        job = {"x": np.zeros((1, 4), np.float32)}
+        assert (await run_job(engine, first, job))["y"].shape == (1, 3)
+        await engine.load(second.model_id, second.folder)
+        assert (await run_job(engine, second, {"x": np.zeros((1, 2), np.float32)}))["y"].shape == (1, 2)
+        os.kill(pid, signal.SIGKILL)
+        with trio.fail_after(20):
+            while engine.models()[0].pid in (pid, None):  # noqa: ASYNC110 - the port has no event for it
+                await trio.sleep(0.001)
+        assert (await run_job(engine, first, job))["y"].shape == (1, 3)
+        workers = [status.pid for status in engine.models() if status.pid is not None]
+    assert gone_within([pid, *workers], 2.0)
+
+
+async def test_nothing_is_left_when_an_engine_closes(tmp_path: Path) -> None:
+    model = install(tmp_path, models.slow_model(tmp_path))
+    before = len(os.listdir("/proc/self/fd"))
+    async with open_engine(device="cpu", threads=1) as engine:
+        worker = (await engine.load(model.model_id, model.folder)).pid
+        assert worker is not None
+        server = parent_of(worker)
+        await run_job(engine, model, {"turns": np.int64(2)})
+    assert not is_alive(worker) and not is_alive(server)
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+async def test_errors_leave_the_engine_as_they_are(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="providers"):
+        async with open_engine(device="quantum"):
+            pass
+    with pytest.raises(ExecutionError, match="not loaded"):
+        async with open_engine(device="cpu") as engine:
+            model = install(tmp_path, models.matmul_model(tmp_path))
+            await run_job(engine, model, {"x": np.zeros((1, 4), np.float32)})

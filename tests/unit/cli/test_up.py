@@ -1,0 +1,83 @@
+"""What `up` says and how it takes signals; real processes are in tests/processes."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+import trio
+
+from cocoon_p2p.cli.up import INTERRUPTED, _Ending, model_or_path, ready_pairs
+
+PEER = "12D3KooWQpD9Yi1M7BkMK7fUa1XU9S3wvSQHykdWhsdK4nDz8e6N"
+STATUS = {
+    "peer_id": PEER,
+    "settlement_network": 0,
+    "models": [
+        {
+            "name": "minilm",
+            "model_id": "cd" * 32,
+            "price_base": 100_000,
+            "price_per_item": 10_000,
+            "device": "cpu",
+            "device_reason": "no GPU was found",
+        }
+    ],
+}
+
+
+def test_a_provider_says_what_price_device_why_and_how_to_join() -> None:
+    addresses = [f"/ip4/127.0.0.1/tcp/1/p2p/{PEER}", f"/ip4/10.0.0.1/tcp/1/p2p/{PEER}"]
+    assert ready_pairs(STATUS, addresses, " --home /h") == [
+        ("peer id", PEER),
+        ("listening", addresses[0]),
+        ("", addresses[1]),
+        ("serving", "minilm (cdcdcdcd) for 0.0001 GRAM a job + 0.00001 GRAM an item"),
+        ("", "on cpu: no GPU was found"),
+        ("money", "test money, no value"),
+        ("others join", f"cocoon-node up --bootstrap {addresses[1]}"),
+        ("use it", "cocoon-node offers --home /h; cocoon-node run MODEL … --home /h"),
+    ]
+
+
+def test_a_client_says_that_it_serves_nothing_and_listens_nowhere() -> None:
+    pairs = dict(ready_pairs(STATUS | {"models": []}, [], ""))
+    assert pairs["listening"].startswith("nowhere")
+    assert pairs["serving"].startswith("nothing")
+    assert "others join" not in pairs
+
+
+def test_models_are_paths_when_there_is_such_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.onnx").write_bytes(b"")
+    assert model_or_path("m.onnx") == str(tmp_path / "m.onnx")
+    assert model_or_path("minilm") == "minilm"
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, 0)])
+async def test_a_signal_during_the_start_cancels_it(number: signal.Signals, status: int) -> None:
+    ending = _Ending()
+    send, receive = trio.open_memory_channel[int](1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ending.watch, receive)
+        with ending.opening:
+            await send.send(number)
+            await trio.sleep_forever()
+        nursery.cancel_scope.cancel()
+    assert ending.opening.cancelled_caught
+    assert ending.status == status
+
+
+async def test_a_signal_later_asks_the_node_to_end_by_itself() -> None:
+    ending = _Ending()
+    ending.ready = True
+    send, receive = trio.open_memory_channel[int](1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ending.watch, receive)
+        with ending.opening:
+            await send.send(signal.SIGINT)
+            await ending.stop.wait()
+        nursery.cancel_scope.cancel()
+    assert not ending.opening.cancel_called
+    assert ending.status == 0

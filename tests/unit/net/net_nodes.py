@@ -1,0 +1,37 @@
+"""Networks on loopback for the tests of this folder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import trio
+
+from cocoon_p2p.net.libp2p import Libp2pNetwork, open_libp2p
+from cocoon_p2p.testing.net_contract import PATIENCE_S, VALIDATORS
+
+
+def seed_of(number: int) -> bytes:
+    return hashlib.sha256(b"test node %d" % number).digest()
+
+
+@asynccontextmanager
+async def open_node(
+    number: int,
+    *,
+    listen: Sequence[str] = ("/ip4/127.0.0.1/tcp/0",),
+    bootstrap: Sequence[str] = (),
+    dht_server: bool = True,
+) -> AsyncIterator[Libp2pNetwork]:
+    """Whatever hangs fails after PATIENCE_S."""
+    with trio.fail_after(PATIENCE_S):
+        async with open_libp2p(
+            seed_of(number),
+            listen=listen,
+            agent=f"test/{number}",
+            bootstrap=bootstrap,
+            validators=VALIDATORS,
+            dht_server=dht_server,
+        ) as network:
+            yield network
