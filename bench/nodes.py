@@ -32,7 +32,7 @@ grant outlasts any run."""
 
 
 class NodeFailed(Exception):
-    """A node process did not become ready; the text is what it wrote on stderr."""
+    """A process that we started did not do its part; the text is what it wrote on stderr."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +57,11 @@ def cocoon_node(*arguments: str) -> list[str]:
 
 
 def make_home(home: Path, models: Mapping[str, Path]) -> None:
-    """What an operator does once: init, then `models add`. Raises subprocess.CalledProcessError."""
-    subprocess.run(cocoon_node("init", "--home", str(home)), check=True, stdout=subprocess.DEVNULL)
+    """What an operator does once: init, then `models add`. Raises NodeFailed."""
+    _run_to_end(cocoon_node("init", "--home", str(home)))
     (home / "node.toml").write_text(_NODE_TOML)
     for name, path in models.items():
-        command = cocoon_node("models", "add", str(path), "--name", name, "--home", str(home))
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        _run_to_end(cocoon_node("models", "add", str(path), "--name", name, "--home", str(home)))
 
 
 @contextmanager
@@ -113,6 +112,12 @@ async def python_server(module: str, *arguments: str) -> AsyncIterator[tuple[sub
         yield process, int(line)
     finally:
         stop(process)
+
+
+def _run_to_end(command: list[str]) -> None:
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        raise NodeFailed(ended.stderr)
 
 
 def _first_line(process: subprocess.Popen[str]) -> str:

@@ -28,6 +28,9 @@ library.MAX_WINDOW_SIZE = STREAM_WINDOW_BYTES_MAX  # a data frame that announces
 
 _WINDOW_POLL_S = 0.005
 """The library has no event for a window that opens; it polls itself, at 10 ms."""
+_PIECE_BYTES = 65519 - library.HEADER_SIZE
+"""With its header exactly one Noise message, hence one write, which cancellation cannot cut in two. The library's own
+frames are 17 bytes longer, and their second message costs as much as the first."""
 _GOODBYE_S = 0.25
 _LINGER_S = 5.0
 """How long a stream that we closed waits for the peer's end before it is reset."""
@@ -268,7 +271,7 @@ class MuxStream:
             # Without the library's limit of 5 s: a slow reader is no error.
             while self._stream.send_window <= 0 and not self._stream.send_closed:  # noqa: ASYNC110  (there is no event)
                 await trio.sleep(_WINDOW_POLL_S)
-            piece = rest[: max(1, self._stream.send_window)]
+            piece = rest[: max(1, min(self._stream.send_window, _PIECE_BYTES))]
             with foreign_errors(f"stream with {self.peer}", outcome_known=False, code="CUT_OFF"):
                 await self._stream.write(piece)
             rest = rest[len(piece) :]
