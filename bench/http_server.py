@@ -35,6 +35,9 @@ from cocoon_p2p.models.manifest import Manifest
 from cocoon_p2p.tensors import Payload, decode_payload, encode_payload, unpack_strings
 
 BACKLOG = 128
+KEEP_ALIVE_S = 3600.0
+KEEP_ALIVE_REQUESTS_MAX = 10**9
+"""A connection stays open while the other side of the comparison has its turn, and however many requests it brings."""
 
 
 class Direct:
@@ -135,6 +138,8 @@ async def _serve(work: Callable[[bytes], Any]) -> None:
     print(listener.getsockname()[1], flush=True)
     config = Config()
     config.errorlog = logging.getLogger("bench.http_server")
+    config.keep_alive_timeout = KEEP_ALIVE_S
+    config.keep_alive_max_requests = KEEP_ALIVE_REQUESTS_MAX
     config.include_date_header = config.include_server_header = False
     app = Starlette(routes=[Route("/", answer, methods=["POST"])])
     await worker_serve(ASGIWrapper(cast(Any, app)), config, sockets=Sockets([], [listener], []))

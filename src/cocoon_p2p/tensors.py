@@ -84,8 +84,11 @@ class Payload:
 
 
 def string_tensor(name: str, strings: Sequence[str]) -> Tensor:
-    """A tensor of strings, shape [n]."""
-    return Tensor(name, STRING, (len(strings),), pack_strings(s.encode() for s in strings))
+    """A tensor of strings, shape [n]. Raises PayloadError for text that is not Unicode (a lone surrogate)."""
+    try:
+        return Tensor(name, STRING, (len(strings),), pack_strings(s.encode() for s in strings))
+    except UnicodeEncodeError as error:
+        raise PayloadError(f"{name}: a string is not Unicode text: {error.reason}") from error
 
 
 def pack_strings(elements: Iterable[bytes]) -> bytes:

@@ -11,7 +11,7 @@ NANOGRAM_PER_GRAM = 1_000_000_000
 LOCAL_NETWORK_ID = 0
 """Global id of the `local` settlement network: play money. TON's mainnet is −239, its testnet −3."""
 
-_GRAM_TEXT = re.compile(r"(\d{1,10})(?:\.(\d{1,9}))?$")
+_GRAM_TEXT = re.compile(r"([0-9]{1,10})(?:\.([0-9]{1,9}))?\Z")
 
 
 def format_gram(nanogram: int) -> str:

@@ -83,11 +83,11 @@ class _Commands:
     """Adds subcommands that all take --home and --json."""
 
     def __init__(self, commands: Any, home: argparse.ArgumentParser) -> None:
-        self._commands = commands
+        self.actions = commands
         self._home = home
 
     def add(self, name: str, function: str, about: str, *, json: bool = True, **more: Any) -> Parser:
-        parser: Parser = self._commands.add_parser(
+        parser: Parser = self.actions.add_parser(
             name, help=about, description=f"{about[0].upper()}{about[1:]}.", parents=[self._home], **more
         )
         if json:
@@ -114,6 +114,8 @@ def _add_node_commands(commands: _Commands) -> None:
         default=[],
         help="serve this model, and of the installed ones only those named so: a path (.onnx file or folder), a name or an id; repeatable",
     )
+    up.add_argument("--until-stdin-closes", action="store_true",
+                    help="stop, too, when standard input ends: for a program that starts a node, so that the node does not outlive it")  # fmt: skip
 
 
 def _add_network_options(parser: argparse.ArgumentParser) -> None:
@@ -175,11 +177,18 @@ def _add_lists(commands: _Commands) -> None:
 
 
 def _add_demo(commands: _Commands) -> None:
-    demo = commands.add(
+    home = argparse.ArgumentParser(add_help=False)
+    home.add_argument("--home", metavar="DIR", default=argparse.SUPPRESS,
+                      help="make the nodes' folders in DIR and leave them there (default: a temporary folder, removed at the end)")  # fmt: skip
+    demo = _Commands(commands.actions, home).add(
         "demo", "cocoon_p2p.cli.demo:run", "a real network on this machine: a semantic search, sealed and paid"
     )
     demo.add_argument("--file", metavar="FILE", help="text to search in (default: the project's README)")
-    demo.add_argument("--question", metavar="TEXT", help="what to search for")
+    demo.add_argument("--question", metavar="TEXT",
+                      help="what to search for (default: how do I earn money with my computer?)")  # fmt: skip
+    demo.add_argument("--listen", metavar="MULTIADDR", type=_listen_address, default="/ip4/127.0.0.1/tcp/0",
+                      help="where the bootstrap node listens; with /ip4/0.0.0.0/tcp/0 other machines can join (default: %(default)s)")  # fmt: skip
+    demo.add_argument("--keep", action="store_true", help="let the network run until Ctrl-C")
 
 
 def nanogram(text: str) -> int:

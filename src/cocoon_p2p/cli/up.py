@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from cocoon_p2p.node import Node
 
 INTERRUPTED = 130
+STDIN_PIECE_BYTES = 4096
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run until SIGTERM or Ctrl-C: 0 when the node was ready by then, 130 when it was interrupted before."""
+    """Run until SIGTERM or Ctrl-C (or, with --until-stdin-closes, the end of stdin): 0 when the node was ready by then,
+    130 when it was interrupted before."""
     home, config = load_place(options)
     set_up_logging(config)
     made = home.init()
@@ -42,6 +44,8 @@ async def _up(options: argparse.Namespace, home: Home, config: NodeConfig) -> in
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ending.watch, signals)
+            if options.until_stdin_closes:
+                nursery.start_soon(ending.watch_stdin)
             with ending.opening:
                 await _serve(options, home, config, ending)
             nursery.cancel_scope.cancel()
@@ -61,13 +65,23 @@ class _Ending:
     async def watch(self, signals: AsyncIterator[int]) -> None:
         number = await anext(signals)
         print_note("stopping; the same again stops at once")
-        self.stop.set()
-        if not self.ready:
-            self.status = INTERRUPTED if number == signal.SIGINT else 0
-            self.opening.cancel()
+        self._end(INTERRUPTED if number == signal.SIGINT else 0)
         number = await anext(signals)
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
+
+    async def watch_stdin(self) -> None:
+        """End when nobody holds the other end of stdin any more, which the kernel sees to however that process died."""
+        async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as stream:
+            while await stream.receive_some(STDIN_PIECE_BYTES):
+                pass
+        self._end(0)  # without a word: whoever read our stderr has probably gone too
+
+    def _end(self, status_unless_ready: int) -> None:
+        self.stop.set()
+        if not self.ready:
+            self.status = status_unless_ready
+            self.opening.cancel()
 
 
 async def _serve(options: argparse.Namespace, home: Home, config: NodeConfig, ending: _Ending) -> None:

@@ -297,7 +297,7 @@ class Attempt:
             case WriteOutput(ciphertext, final):
                 await self._write_output(ciphertext, final)
             case MarkPaid(receipt, body):
-                keep_receipt(self._ports.store, receipt, body)
+                self._keep_receipt(receipt, body)
                 await self._ports.settlement.paid(self.job.job_id, body.price)
             case EndReservation(outcome_known):
                 if not outcome_known and self.job.quote is not None:
@@ -308,6 +308,20 @@ class Attempt:
                 self._finish(error)
             case _:
                 assert_never(effect)
+
+    def _keep_receipt(self, receipt: Receipt, body: ReceiptBody) -> None:
+        """Receipt and end of the job in one transaction: each commit waits for the disk."""
+        store = self._ports.store
+        with store.transaction():
+            keep_receipt(store, receipt, body)
+            store.jobs.finish(
+                body.job_id,
+                "client",
+                "done",
+                finished_at_ms=unix_ms(self._ports.clock),
+                price=body.price,
+                items=body.items,
+            )
 
     async def _send_input(self) -> None:
         """In the task of `run`, so that a full outbox holds up this job alone."""

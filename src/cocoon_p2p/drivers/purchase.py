@@ -276,15 +276,16 @@ class Buyer:
         )
 
     def _finish_record(self, attempt: Attempt, error: CocoonError | None, *, received: bool) -> None:
-        body = attempt.job.receipt_body
+        """How a job without a receipt ended; one with a receipt was finished together with it."""
+        if attempt.job.receipt_body is not None:
+            return
         state = "done" if received else "unknown" if attempt.at_risk else "failed"
         self._ports.store.jobs.finish(
             attempt.job.job_id,
             "client",
             state,  # type: ignore[arg-type]
             finished_at_ms=unix_ms(self._ports.clock),
-            price=body.price if body else attempt.at_risk,
-            items=body.items if body else None,
+            price=attempt.at_risk,
             error="" if received or error is None else error.message,
         )
 

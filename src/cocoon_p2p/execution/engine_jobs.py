@@ -32,6 +32,10 @@ class EngineJob:
     ending: bool = False
     """The worker was told to end its run, and said that it is in it."""
 
+    suspect: bool = False
+    """It was in a worker that died, with others: it runs alone, so that the guilty one is found and the others are not
+    harmed by it."""
+
     def finish(self, result: EngineResult) -> None:
         self.buffer.release()
         if self.abandoned:

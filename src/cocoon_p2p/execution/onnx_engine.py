@@ -126,9 +126,12 @@ class OnnxEngine:
             raise
         try:
             await job.ended.wait()
-        finally:
+        except trio.Cancelled:
             if not job.ended.is_set():
                 running.model.abandon(job)
+            elif job.result is not None:
+                job.result.release()
+            raise
         if job.error is not None:
             raise job.error
         assert job.result is not None

@@ -147,7 +147,7 @@ class ServedModel:
             self._link = self._nursery = None
             link.close()
             if link.kill_asked.is_set():
-                self._take_back()
+                self._take_back(suspect=False)
         if not link.kill_asked.is_set():
             self._died(await link.why_ended())
 
@@ -169,10 +169,13 @@ class ServedModel:
         """Give the worker what is queued, if it has nothing to do. Never waits for more to come."""
         if self._link is None or self._handed or not self._queue:
             return
-        if self._queue[0].as_text:
+        if self._queue[0].suspect:
+            jobs = self._take([0])
+        elif self._queue[0].as_text:
             jobs = self._take_texts()
         elif self._batches:
-            chosen = take_batch(((job.key, job.items) for job in self._queue), self._settings.batch_items_max)
+            keys = ((None if job.suspect else job.key, job.items) for job in self._queue)
+            chosen = take_batch(keys, self._settings.batch_items_max)
             jobs = self._take(chosen[:ENGINE_SET_JOBS_MAX])
         else:
             jobs = self._take([0])
@@ -185,7 +188,7 @@ class ServedModel:
     def _take_texts(self) -> list[EngineJob]:
         chosen, items = [], 0
         for position, job in enumerate(self._queue):
-            if not job.as_text:
+            if not job.as_text or job.suspect:
                 continue
             chosen.append(position)
             items += job.items
@@ -212,18 +215,21 @@ class ServedModel:
         processes.kill(link.process)
         link.process.control.close()  # ends it too, were the fork server gone; what it answered before is still read
 
-    def _take_back(self) -> None:
-        """We killed the worker for the sake of one job: the others that it had go first when it is back."""
+    def _take_back(self, *, suspect: bool) -> None:
+        """What the worker had goes first when it is back, but for cancelled jobs."""
         for job in reversed(list(self._handed.values())):
             if job.abandoned:
                 job.fail(_cancelled())
             else:
                 job.ending = False
+                job.suspect = suspect
                 self._queue.appendleft(job)
         self._handed.clear()
 
     def _died(self, reason: str) -> None:
-        for job in list(self._handed.values()):
+        if len(self._handed) > 1:
+            self._take_back(suspect=True)
+        for job in self._handed.values():
             job.fail(
                 ExecutionError(
                     f"the process that ran the job {reason}",
@@ -236,7 +242,7 @@ class ServedModel:
 
     def _fail_all(self, error: ExecutionError) -> None:
         for job in [*self._handed.values(), *self._queue]:
-            job.fail(error)
+            job.fail(ExecutionError(error.message, code=error.code, retryable=error.retryable, hint=error.hint))
         self._handed.clear()
         self._queue.clear()
 

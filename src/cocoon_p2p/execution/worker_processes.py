@@ -18,6 +18,7 @@ from cocoon_p2p.execution.pipe import Pipe, Tag
 from cocoon_p2p.limits import WORKER_START_TIMEOUT_S
 
 _EXIT_NEWS_TIMEOUT_S = 1.0
+_START_ATTEMPTS = 2
 _SERVER_END_TIMEOUT_S = 5.0
 
 
@@ -104,14 +105,18 @@ class WorkerProcesses:
         return worker, [jobs_end, control_end]
 
     async def _fork(self, worker: WorkerProcess, ends: list[socket.socket]) -> None:
-        async with self._starting:
-            if self._server is None:
-                await self._start_server()
-        server = self._server
-        assert server is not None
-        server.send([Tag.FORK, worker.number], [end.fileno() for end in ends])
         with trio.move_on_after(WORKER_START_TIMEOUT_S):
-            await worker.started.wait()
+            for _ in range(_START_ATTEMPTS):
+                async with self._starting:
+                    if self._server is None:
+                        await self._start_server()
+                assert self._server is not None
+                self._server.send([Tag.FORK, worker.number], [end.fileno() for end in ends])
+                await worker.started.wait()
+                if worker.pid:
+                    break
+                # The server had died, and we had not noticed yet.
+                worker.started, worker.ended = trio.Event(), trio.Event()
         if worker.pid == 0:
             raise ExecutionError("the process for workers could not be started", code="WORKER", retryable=True)
         for end in ends:

@@ -9,7 +9,7 @@ DHT_RPC_TIMEOUT_S and on a lookup after DHT_LOOKUP_TIMEOUT_S, and works only whe
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
 import trio
@@ -29,6 +29,7 @@ from cocoon_p2p.limits import (
 from cocoon_p2p.net.kademlia import Frontier, RoutingTable, position_of, position_of_peer
 from cocoon_p2p.net.libp2p_dht_messages import KAD, read_message, read_peers, send_message
 from cocoon_p2p.net.libp2p_dht_server import DhtServer
+from cocoon_p2p.net.libp2p_muxer import MuxStream
 from cocoon_p2p.net.libp2p_streams import Streams
 from cocoon_p2p.net.libp2p_switch import Link, Switch, deadline
 from cocoon_p2p.net.port import PeerAddresses, RecordValidator
@@ -38,6 +39,8 @@ logger = logging.getLogger("cocoon_p2p.net")
 
 _SETTLE_S = 1.0
 """Several new peers at once cause one round of republishing."""
+_RETRY_FIRST_S, _RETRY_MAX_S = 1.0, 30.0
+"""How soon a record that nobody took is offered again."""
 _KAD_PEER_WAIT_S = 2.0
 """Right after the start: how long a lookup waits for the first peer that speaks Kademlia."""
 
@@ -53,11 +56,16 @@ class Dht:
         self._streams = streams
         self._table = RoutingTable(switch.peer_id)
         self._server = DhtServer(switch, self._table, dict(validators))
+        self._pool: dict[PeerId, MuxStream] = {}
+        """One idle stream a connected peer."""
         self._provided: set[bytes] = set()
         self._published: dict[str, bytes] = {}
+        self._missing = False
+        """Something that we published is held by nobody."""
         self._grown = trio.Event()
         self._expecting_peers = False
         switch.on_link.append(self._admit)
+        switch.on_peer_gone.append(lambda peer: self._pool.pop(peer, None))
         if server:
             streams.set_internal(KAD, self._server.serve)
 
@@ -67,12 +75,14 @@ class Dht:
 
     async def maintain(self) -> None:
         """Look for neighbours and republish, when peers joined the table and every DHT_REPUBLISH_INTERVAL_S."""
+        retry_s = _RETRY_FIRST_S
         while True:
-            with trio.move_on_after(DHT_REPUBLISH_INTERVAL_S):
+            with trio.move_on_after(retry_s if self._missing else DHT_REPUBLISH_INTERVAL_S):
                 await self._grown.wait()
                 await trio.sleep(_SETTLE_S)
             self._grown = trio.Event()
             await run_guarded("dht_maintenance", self._refresh, self._switch.counters)
+            retry_s = min(2 * retry_s, _RETRY_MAX_S) if self._missing else _RETRY_FIRST_S
 
     async def put(self, key: str, value: bytes) -> None:
         """Raises LocalProtocolError for a record that our own validator refuses, TransportError when nobody took it."""
@@ -82,6 +92,7 @@ class Dht:
             raise LocalProtocolError(f"this record is not valid: {error}") from error
         self._published[key] = value
         if not await self._store_value(key, value):
+            self._schedule_retry()
             raise TransportError(f"nobody took the record {key}", outcome_known=True, code="NOBODY")
 
     async def get(self, key: str) -> bytes | None:
@@ -109,6 +120,7 @@ class Dht:
         self._provided.add(content_id)
         self._server.providers.add(content_id, self._switch.peer_id, trio.current_time())
         if not await self._store_provider(content_id):
+            self._schedule_retry()
             raise TransportError("nobody took the provider record", outcome_known=True, code="NOBODY")
 
     async def find_providers(self, content_id: bytes, count: int) -> tuple[PeerAddresses, ...]:
@@ -147,10 +159,17 @@ class Dht:
             Message(type=Message.FIND_NODE, key=peer_id_to_bytes(self._switch.peer_id)),
             lambda _, __: False,
         )
+        missing = False
         for content_id in tuple(self._provided):
-            await self._store_provider(content_id)
+            missing |= not await self._store_provider(content_id)
         for key, value in tuple(self._published.items()):
-            await self._store_value(key, value)
+            missing |= not await self._store_value(key, value)
+        self._missing = missing
+
+    def _schedule_retry(self) -> None:
+        self._missing = True
+        if len(self._table):
+            self._grown.set()  # whoever is there may take it in a moment
 
     async def _store_value(self, key: str, value: bytes) -> int:
         raw_key = _ascii(key)
@@ -188,7 +207,7 @@ class Dht:
         async def attempt(peer: PeerId) -> None:
             nonlocal taken
             try:
-                with deadline(DHT_RPC_TIMEOUT_S, "kad"):
+                with deadline(DHT_LOOKUP_TIMEOUT_S, "kad"):
                     taken += await store(peer)
             except CocoonError as error:
                 self._note_failure(peer, error)
@@ -229,14 +248,32 @@ class Dht:
         return look(peer, answer)
 
     async def _ask(self, peer: PeerId, *requests: Message) -> Message:
-        """Send requests of which the last has an answer. Raises CocoonError."""
-        stream = await self._streams.open_raw(peer, KAD)
+        """Send requests of which the last has an answer. Raises CocoonError.
+
+        A stream that was used before saves its opening, which costs three times as much as the question; the peer may
+        have closed it in the meantime, and then a new one is opened.
+        """
+        pooled = self._pool.pop(peer, None)
+        if pooled is not None and not pooled.connection.is_over:
+            try:
+                return await self._ask_on(pooled, requests)
+            except TransportError:
+                pass
+        return await self._ask_on(await self._streams.open_raw(peer, KAD), requests)
+
+    async def _ask_on(self, stream: MuxStream, requests: Sequence[Message]) -> Message:
+        answered = False
         try:
             for request in requests:
                 await send_message(stream, request)
-            return await read_message(stream)
+            answer = await read_message(stream)
+            answered = stream.peer not in self._pool
+            return answer
         finally:
-            stream.close_soon()
+            if answered:
+                self._pool[stream.peer] = stream
+            else:
+                stream.close_soon()
 
     def _note_failure(self, peer: PeerId, error: CocoonError) -> None:
         self._switch.counters["dht_rpc_failed"] += 1

@@ -15,8 +15,8 @@ from cocoon_p2p.net.libp2p_muxer import MuxStream
 from cocoon_p2p.net.libp2p_switch import Switch
 from cocoon_p2p.net.port import RecordValidator
 
-_IDLE_S = 10.0
-"""How long a stream of requests may be silent."""
+_IDLE_S = 60.0
+"""How long a stream of requests may be silent; askers keep theirs open for the next question."""
 _CONTENT_ID_BYTES = 32
 
 

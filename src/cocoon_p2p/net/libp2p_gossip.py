@@ -20,7 +20,7 @@ import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from libp2p.pubsub.pb.rpc_pb2 import RPC, Message
 
-from cocoon_p2p.errors import LocalProtocolError, RemoteProtocolError
+from cocoon_p2p.errors import LocalProtocolError, RemoteProtocolError, TransportError
 from cocoon_p2p.ids import PeerId
 from cocoon_p2p.limits import (
     GOSSIP_HEARTBEAT_S,
@@ -155,9 +155,12 @@ class Gossip:
             stream.reset_soon()
 
     async def _listen(self, stream: MuxStream) -> None:
-        """A neighbour's direction to us."""
+        """A neighbour's direction to us, until it ends."""
         while True:
-            rpc = parse_rpc(await read_prefixed(stream, GOSSIP_RPC_BYTES_MAX))
+            try:
+                rpc = parse_rpc(await read_prefixed(stream, GOSSIP_RPC_BYTES_MAX))
+            except TransportError:
+                return
             neighbour = self._neighbours.get(stream.peer)
             if neighbour is None:  # its stream came before its identification
                 neighbour = await self._wait_for_neighbour(stream.peer)

@@ -75,7 +75,7 @@ class Switch:
         self.on_stream: Callable[[Link, MuxStream], None] = _refuse_stream
         self.on_link: list[LinkTask] = []
         """Run, guarded, for each new connection."""
-        self.on_peer_gone: list[Callable[[PeerId], None]] = []
+        self.on_peer_gone: list[Callable[[PeerId], object]] = []
         self._nursery = nursery
         self._links: dict[PeerId, list[Link]] = {}
         self._listening: list[TcpAddress] = []

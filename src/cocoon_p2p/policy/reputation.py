@@ -68,7 +68,6 @@ FAULT_OF_CODE: dict[str, Fault] = {
     "VOUCHER_STALE": Fault.STALE_VOUCHER,
     "CHANNEL_SIGNATURE": Fault.BAD_VOUCHER,
     "DEPOSIT": Fault.BAD_VOUCHER,
-    "JOB_REPLAYED": Fault.REPLAY,
     "REPLAY": Fault.REPLAY,
     "EXPIRED": Fault.EXPIRED,
     "QUOTE": Fault.BAD_QUOTE,

@@ -8,6 +8,7 @@ Call order: `start`; then `handle_message` for what the provider sends. After th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cocoon_p2p import limits
 from cocoon_p2p.errors import CocoonError, ExecutionError, PeerRefused, RemoteProtocolError, TransportError
@@ -61,6 +62,8 @@ from cocoon_p2p.wire.seal import (
     decode_signed_seal_key_record,
 )
 
+_SEAL_KEYS_REMEMBERED_MAX = 256
+"""Of one provider each, at about 3 KB."""
 _RETRYABLE_FAILURES = {
     FailureCode.WORKER,
     FailureCode.LIMITS,
@@ -271,11 +274,7 @@ class ClientJob:
         """The provider's signed seal key; None for tier `open`. Raises RemoteProtocolError."""
         if self.terms.tier is Tier.OPEN:
             return None
-        # SPEC seal/1 §3.3
-        signed = decode_signed_seal_key_record(quote.seal_key_record)
-        if not verify_signature(self.provider, SEAL_KEY_DOMAIN, signed.body, signed.signature):
-            raise RemoteProtocolError("the seal key's signature is not the provider's", code="SIGNATURE")
-        record = decode_seal_key_record(signed.body)
+        record = _verified_seal_key(self.provider, quote.seal_key_record)
         record.require_current(self.provider, unix_ms)
         return record
 
@@ -346,6 +345,17 @@ class ClientJob:
     def _finish_failed(self, error: CocoonError, *, outcome_known: bool) -> list[ClientEffect]:
         ended: list[ClientEffect] = [EndReservation(outcome_known)] if self._paid_up_front else []
         return [*ended, Finished(error)]
+
+
+@lru_cache(_SEAL_KEYS_REMEMBERED_MAX)
+def _verified_seal_key(provider: PeerId, encoded: bytes) -> SealKeyRecord:
+    """A seal key record, signed by `provider`. Remembered, since every quote of ten minutes brings the same: checking it
+    each time was a third of what a quote cost. Its time is checked by the caller. Raises RemoteProtocolError."""
+    # SPEC seal/1 §3.3
+    signed = decode_signed_seal_key_record(encoded)
+    if not verify_signature(provider, SEAL_KEY_DOMAIN, signed.body, signed.signature):
+        raise RemoteProtocolError("the seal key's signature is not the provider's", code="SIGNATURE")
+    return decode_seal_key_record(signed.body)
 
 
 def check_stray_receipt(identity: IdentityKey, provider: PeerId, message: Receipt) -> tuple[Receipt, ReceiptBody]:

@@ -53,7 +53,7 @@ class LocalSettlement:
 
     async def accept_payment(self, payer: PeerId, job_id: JobId, payment: bytes, max_total: int) -> None:
         """See the port. RemoteProtocolError: MALFORMED, BOUND, UNKNOWN_TAG, CHANNEL_SIGNATURE, VOUCHER_SIGNATURE,
-        VOUCHER_STALE, VOUCHER_FOREIGN, DEPOSIT, JOB_REPLAYED. SettlementError, all retryable: CREDIT, CHANNEL_UNKNOWN
+        VOUCHER_STALE, VOUCHER_FOREIGN, DEPOSIT, REPLAY. SettlementError, all retryable: CREDIT, CHANNEL_UNKNOWN
         (the next payment brings the opening by itself), CHANNEL_CLOSED, CHANNELS."""
         self._payee.accept_payment(payer, job_id, payment, max_total)
 

@@ -32,7 +32,7 @@ class Payee:
             if known is not None:
                 if (known.other, known.amount, known.state) == (payer, max_total, "reserved"):
                     return
-                raise RemoteProtocolError("this job id was used before", code="JOB_REPLAYED")
+                raise RemoteProtocolError("this job id was used before", code="REPLAY")
             if not payment and max_total == 0:
                 self._ledger.save_reservation(Reservation("payee", job_id, payer, NO_CHANNEL, 0))
                 return

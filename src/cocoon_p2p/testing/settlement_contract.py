@@ -240,10 +240,10 @@ async def check_repeated_job_ids(pair: SettlementPair) -> None:
     job = new_job()
     payment = await pair.pay(job, JOB)
     accept = pair.payee.accept_payment
-    await refused("JOB_REPLAYED", RemoteProtocolError, accept(IdentityKey.generate().peer_id, job, payment, JOB))
-    await refused("JOB_REPLAYED", RemoteProtocolError, accept(pair.payer_id, job, payment, JOB - 1))
+    await refused("REPLAY", RemoteProtocolError, accept(IdentityKey.generate().peer_id, job, payment, JOB))
+    await refused("REPLAY", RemoteProtocolError, accept(pair.payer_id, job, payment, JOB - 1))
     await pair.settle(job, JOB)
-    await refused("JOB_REPLAYED", RemoteProtocolError, accept(pair.payer_id, job, payment, JOB))
+    await refused("REPLAY", RemoteProtocolError, accept(pair.payer_id, job, payment, JOB))
 
 
 async def check_garbage(pair: SettlementPair) -> None:

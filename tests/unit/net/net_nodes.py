@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import trio
@@ -35,3 +35,10 @@ async def open_node(
             dht_server=dht_server,
         ) as network:
             yield network
+
+
+async def polled(condition: Callable[[], bool]) -> None:
+    """Wait for what has no event: state inside a node that messages of others change."""
+    with trio.fail_after(PATIENCE_S):
+        while not condition():  # noqa: ASYNC110
+            await trio.sleep(0.01)

@@ -159,7 +159,7 @@ async def test_garbage_instead_of_negotiation_harms_one_stream() -> None:
             b"\xff" * 40,
             b"\x00" * 40,
             multistream.encode_varint(1 << 40) + b"x" * 40,
-            b"GET / HTTP/1.1\r\n",
+            b"GET / HTTP/1.1\r\n" * 9,
         ):
             stream = await link.connection.open_stream()
             await stream.write(garbage)

@@ -112,7 +112,7 @@ class Ledgers(RuleBasedStateMachine):
         try:
             now(self.nodes[job.payee].accept_payment(PAYER.peer_id, job.job_id, job.payment, job.max_total))
         except RemoteProtocolError as error:
-            assert error.code == "JOB_REPLAYED"
+            assert error.code == "REPLAY"
             assert job.at_payee in ("earned", "released")
         except SettlementError as error:
             assert error.code == "CHANNEL_CLOSED", error.message

@@ -1,0 +1,168 @@
+"""What the demo shows: peers and offers, passages, one job's timeline, its price, and how others join."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cocoon_p2p.cli.demo_progress import blocks
+from cocoon_p2p.cli.demo_search import Passage
+from cocoon_p2p.cli.output import Column, paint, print_table, printable, terminal_columns
+from cocoon_p2p.cli.run import STEPS
+from cocoon_p2p.cli.words import TEST_MONEY, gram, price, short_peer
+from cocoon_p2p.units import format_nanogram
+
+PASSAGE_LINES_MAX = 6
+QUESTION_RUNS = 5
+"""Warm jobs of which the one with the median time is shown."""
+TEXT_COLUMNS_MAX = 100
+"""Longer lines are hard to read."""
+NODE_COLUMNS = (
+    Column("NODE"),
+    Column("PEER"),
+    Column("ADDRESS", elastic=True),
+    Column("GRAM A JOB", right=True),
+    Column("AN ITEM", right=True),
+    Column("DEVICE", elastic=True),
+)
+STEP_CHARS, NUMBER_CHARS = 9, 9
+OPEN_TO_OTHERS = "--listen /ip4/0.0.0.0/tcp/0"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The same question with and without a network. Milliseconds."""
+
+    local_ms: float
+    """Median of `runs` warm runs in one process, tokenising included."""
+    runs: int
+    threads: int
+    total_ms: float
+
+    @property
+    def overhead_ms(self) -> float:
+        return round(self.total_ms - self.local_ms, 3)
+
+
+def show_nodes(
+    names: Mapping[str, str], peers: Sequence[Mapping[str, Any]], offers: Sequence[Mapping[str, Any]]
+) -> None:
+    """What the client sees. `names` are the demo's own, by peer id."""
+    _title("What the client found, knowing only the bootstrap node's address")
+    rows = [_node_row(names, peer, offers) for peer in peers]
+    met = {peer["peer_id"] for peer in peers}
+    rows += [_node_row(names, offer, offers) for offer in offers if offer["peer_id"] not in met]
+    print_table(NODE_COLUMNS, sorted(rows))
+    print(f"Prices are {TEST_MONEY}.")
+
+
+def show_passages(question: str, source: str, count: int, passages: Sequence[Passage]) -> None:
+    _title(f"“{question}”: the best {len(passages)} of {count} paragraphs of {source}")
+    width = min(terminal_columns(), TEXT_COLUMNS_MAX)
+    for passage in passages:
+        score = f"{passage.score:.2f}  "
+        lines = textwrap.wrap(
+            printable(passage.text), width - len(score), max_lines=PASSAGE_LINES_MAX, placeholder=" …"
+        )
+        for number, line in enumerate(lines):
+            head = paint(score, "green", sys.stdout) if number == 0 else " " * len(score)
+            print(f"{head}{line}")
+
+
+def show_job(first: Mapping[str, Any], job: Mapping[str, Any], name: str, against: Comparison) -> None:
+    """The timeline of the question's job beside that of the client's first job, and what the network costs."""
+    _title(f"One job: the question, sealed for {name} and paid")
+    print(f"{'':{STEP_CHARS}}{'FIRST':>{NUMBER_CHARS}}{'NOW':>{NUMBER_CHARS}}  ms")
+    for line in timeline_lines(first["timeline_ms"], job["timeline_ms"], terminal_columns()):
+        print(line)
+    _line(
+        "directly",
+        f"{against.local_ms:.1f}",
+        f"tokenised and run in one process, {_threads(against)}, median of {against.runs} runs",
+    )
+    _line("overhead", f"{against.overhead_ms:.1f}", "total less directly: what network, sealing and paying add")
+    _paragraph(
+        "FIRST is the client's first job, for which it had to find the providers and connect to them; "
+        f"NOW is the same with warm connections, the median of {QUESTION_RUNS} jobs."
+    )
+
+
+def show_price(job: Mapping[str, Any], offer: Mapping[str, Any] | None, jobs: int, spent: int, *, signed: bool) -> None:
+    paid = int(job["price_nanogram"])
+    terms = "" if offer is None else f": {price(offer['price_base'], offer['price_per_item'])}"
+    print()
+    _fact("price", f"{gram(paid)}{terms}")
+    _fact("", f"{format_nanogram(paid)}; {TEST_MONEY}")
+    _fact("receipt", "signed by provider and client; both signatures checked" if signed else "not signed by both")
+    _fact("in all", f"{jobs} jobs for {gram(spent)}")
+
+
+def show_join(command: str, *, loopback: bool, keep: bool) -> None:
+    """How another machine would join, and whether it could."""
+    _title("Another machine would join this network with")
+    print(f"  {command}")
+    if loopback or not keep:
+        options = " ".join(["--keep"] * (not keep) + [OPEN_TO_OTHERS] * loopback)
+        lacking = ["listens on this machine only"] * loopback + ["ends now"] * (not keep)
+        _paragraph(f"This network {' and '.join(lacking)}; `cocoon-node demo {options}` starts one that can be joined.")
+
+
+def show_kept(home: str) -> None:
+    _title("The network is running; Ctrl-C ends it. In another terminal")
+    print(f'  cocoon-node run minilm --text "…" --home {home}')
+    print(f"  cocoon-node wallet --home {home}")
+
+
+def timeline_lines(first: Mapping[str, float], now: Mapping[str, float], columns: int) -> list[str]:
+    """A line for each leg and one for the total: both jobs' milliseconds, and a bar for the second's."""
+    room = max(4, columns - STEP_CHARS - 2 * NUMBER_CHARS - 2)
+    longest = max(now[step] for step in STEPS)
+    full, _ = blocks(sys.stdout)
+    lines = []
+    for step in STEPS:
+        bar = full * round(room * now[step] / longest) if longest > 0 else ""
+        lines.append(f"{_numbers(step, first, now)}  {paint(bar, 'cyan', sys.stdout)}".rstrip())
+    lines.append(_numbers("total", first, now))
+    return lines
+
+
+def _numbers(step: str, first: Mapping[str, float], now: Mapping[str, float]) -> str:
+    return f"{step:{STEP_CHARS}}{first[step]:{NUMBER_CHARS}.1f}{now[step]:{NUMBER_CHARS}.1f}"
+
+
+def _threads(against: Comparison) -> str:
+    return f"{against.threads} thread{'s' if against.threads > 1 else ''}"
+
+
+def _node_row(names: Mapping[str, str], peer: Mapping[str, Any], offers: Sequence[Mapping[str, Any]]) -> list[Any]:
+    identity = peer["peer_id"]
+    offer = next((each for each in offers if each["peer_id"] == identity), None)
+    address = next(iter(peer.get("addresses") or []), "-").partition("/p2p/")[0]
+    prices = ["-", "-"] if offer is None else [gram(offer[key])[:-5] for key in ("price_base", "price_per_item")]
+    return [names.get(identity, "-"), short_peer(identity), address, *prices, "-" if offer is None else offer["device"]]
+
+
+def _title(text: str) -> None:
+    print()
+    for line in textwrap.wrap(printable(text), terminal_columns()):
+        print(paint(line, "bold", sys.stdout))
+
+
+def _line(name: str, number: str, about: str) -> None:
+    indent = STEP_CHARS + 2 * NUMBER_CHARS + 2
+    first, *rest = textwrap.wrap(about, max(20, terminal_columns() - indent))
+    print(f"{name:{STEP_CHARS}}{'':{NUMBER_CHARS}}{number:>{NUMBER_CHARS}}  {first}")
+    for line in rest:
+        print(f"{'':{indent}}{line}")
+
+
+def _fact(name: str, value: str) -> None:
+    print(f"{name:{STEP_CHARS}}{printable(value)}")
+
+
+def _paragraph(text: str) -> None:
+    for line in textwrap.wrap(text, min(terminal_columns(), TEXT_COLUMNS_MAX), break_on_hyphens=False):
+        print(line)

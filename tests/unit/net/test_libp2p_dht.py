@@ -1,0 +1,152 @@
+"""The DHT on real sockets, in situations that the contract suite cannot make: frozen peers, clients, stale copies, garbage."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import AsyncExitStack
+
+import pytest
+import trio
+from net_nodes import open_node, polled
+
+from cocoon_p2p.errors import CocoonError, TransportError
+from cocoon_p2p.net import libp2p_dht
+from cocoon_p2p.net.libp2p import Libp2pNetwork
+from cocoon_p2p.net.libp2p_dht_messages import KAD
+from cocoon_p2p.net.libp2p_muxer import MuxStream
+from cocoon_p2p.net.multistream import encode_prefixed, encode_varint
+from cocoon_p2p.testing.net_contract import CONTENT, KEY, full_addresses
+
+
+async def never_answers(stream: MuxStream) -> None:
+    await trio.sleep_forever()
+
+
+async def identified(network: Libp2pNetwork) -> None:
+    """Wait until every peer of a network has said who it is."""
+    for link in network._switch.links():
+        await link.identified.wait()
+
+
+async def test_the_network_is_asked_before_the_local_copy() -> None:
+    async with open_node(1) as first, open_node(2, bootstrap=full_addresses(first)) as second:
+        await first.connect(second.peer_id, second.addresses())
+        await second.dht_put(KEY, b"1:old")
+        first._dht._server.records.put(KEY, b"2:new", trio.current_time())
+        assert second._dht._server.records.get(KEY, trio.current_time()) == b"1:old"
+        assert await second.dht_get(KEY) == b"2:new"
+
+
+async def test_an_invalid_record_of_a_peer_is_not_believed() -> None:
+    async with open_node(1) as first, open_node(2, bootstrap=full_addresses(first)) as second:
+        first._dht._server.records._records[KEY] = (b"not a number", trio.current_time() + 99)
+        assert await second.dht_get(KEY) is None
+        assert second.counters()["dht_record_invalid"] == 1
+
+
+async def test_frozen_peers_do_not_stop_a_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libp2p_dht, "DHT_RPC_TIMEOUT_S", 0.2)
+    async with AsyncExitStack() as stack:
+        first = await stack.enter_async_context(open_node(1))
+        known = full_addresses(first)
+        for number in range(2, 8):
+            frozen = await stack.enter_async_context(open_node(number, bootstrap=known))
+            frozen._streams.set_internal(KAD, never_answers)
+        last = await stack.enter_async_context(open_node(9, bootstrap=known))
+        begin = trio.current_time()
+        await last.dht_put(KEY, b"1:x")
+        client = await stack.enter_async_context(open_node(10, bootstrap=known))
+        assert await client.dht_get(KEY) == b"1:x"
+        assert trio.current_time() - begin < 3.0
+
+
+async def test_dht_clients_are_not_asked() -> None:
+    async with open_node(1) as first:
+        known = full_addresses(first)
+        async with open_node(2, bootstrap=known, dht_server=False) as client, open_node(3, bootstrap=known) as server:
+            await client.dht_put(KEY, b"1:x")  # it may ask
+            assert await server.dht_get(KEY) == b"1:x"
+            await identified(first)
+            assert client.peer_id not in first._dht._table
+            assert server.peer_id in first._dht._table
+            with pytest.raises(TransportError):
+                await first._streams.open_raw(client.peer_id, KAD)
+
+
+async def test_a_restarted_provider_is_found_at_its_new_address() -> None:
+    async with open_node(1) as first:
+        known = full_addresses(first)
+        async with open_node(2, bootstrap=known) as before:
+            await before.provide(CONTENT)
+        async with open_node(2, bootstrap=known) as after, open_node(3, bootstrap=known) as client:
+            await after.provide(CONTENT)
+            (found,) = await client.find_providers(CONTENT, 5)
+            assert found.addresses[0] == after.addresses()[0]
+            await client.connect(found.peer, found.addresses)
+
+
+async def test_what_was_published_reaches_peers_that_come_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A provider that started before anybody else was there."""
+    monkeypatch.setattr(libp2p_dht, "_SETTLE_S", 0.01)
+    async with open_node(1) as early:
+        with pytest.raises(TransportError):
+            await early.provide(CONTENT)
+        with pytest.raises(TransportError):
+            await early.dht_put(KEY, b"1:early")
+        async with open_node(2, bootstrap=full_addresses(early)) as late:
+            await polled(lambda: late._dht._server.records.get(KEY, trio.current_time()) == b"1:early")
+            await polled(lambda: bool(late._dht._server.providers.get(CONTENT, trio.current_time())))
+
+
+async def test_a_peer_provides_only_for_itself() -> None:
+    async with open_node(1) as first, open_node(2) as victim, open_node(3) as liar:
+        await liar.connect(first.peer_id, first.addresses())
+        message = libp2p_dht.Message(type=libp2p_dht.Message.ADD_PROVIDER, key=CONTENT)
+        message.providerPeers.add().id = libp2p_dht.peer_id_to_bytes(victim.peer_id)
+        question = libp2p_dht.Message(type=libp2p_dht.Message.GET_PROVIDERS, key=CONTENT)
+        answer = await liar._dht._ask(first.peer_id, message, question)
+        assert list(answer.providerPeers) == []
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\xff" * 20,
+        encode_varint(1 << 40),
+        encode_prefixed(b"\xff" * 50),
+        encode_prefixed(bytes([8, 9])),
+        encode_prefixed(b""),
+        encode_prefixed(bytes([8, 0, 0x12, 0x02]) + b"ab"),
+        encode_prefixed(bytes([8, 2, 0x12, 0x02]) + b"ab"),
+        encode_prefixed(bytes([8, 1, 0x12, 0x03]) + b"\xff\xfe\xfd"),
+    ],
+)
+async def test_garbage_harms_one_stream(garbage: bytes) -> None:
+    async with open_node(1) as server, open_node(2) as client:
+        await client.connect(server.peer_id, server.addresses())
+        stream = await client._streams.open_raw(server.peer_id, KAD)
+        await stream.write(garbage)
+        await stream._stream.close()  # our direction
+        with pytest.raises(CocoonError):
+            while True:
+                await stream.read_exactly(1)
+        await client.dht_put(KEY, b"1:still there")
+
+
+@pytest.mark.slow
+async def test_many_nodes_find_each_other_through_one() -> None:
+    """A net of a dozen, each knowing only the first."""
+    async with AsyncExitStack() as stack:
+        first = await stack.enter_async_context(open_node(1))
+        nodes = [
+            await stack.enter_async_context(open_node(number, bootstrap=full_addresses(first)))
+            for number in range(2, 13)
+        ]
+        async with trio.open_nursery() as nursery:
+            for number, node in enumerate(nodes):
+                nursery.start_soon(node.dht_put, f"/test-records/{number}", b"1:%d" % number)
+                nursery.start_soon(node.provide, CONTENT)
+        for number in range(len(nodes)):
+            assert await nodes[0].dht_get(f"/test-records/{number}") == b"1:%d" % number
+        assert len(await nodes[3].find_providers(CONTENT, 64)) == len(nodes) - 1
+        assert len(await nodes[3].find_providers(hashlib.sha256(b"-").digest(), 64)) == 0
