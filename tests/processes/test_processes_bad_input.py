@@ -115,7 +115,9 @@ def test_a_job_that_takes_too_long(market_town: Town, home: Path, tmp_path: Path
     assert "did not finish within 0.5 s" in explained(ended, 1)
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no model at all" * 99, b"\x08\x0a\x12"], ids=["empty", "zip", "cut"])
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x03\x04 no model at all" * 99, b"\x08\x0a\x12"], ids=["empty", "zip", "cut"]
+)
 @pytest.mark.parametrize("running", [True, False], ids=["running node", "no node"])
 def test_a_file_that_is_no_onnx_model(market_town: Town, tmp_path: Path, content: bytes, running: bool) -> None:
     file = tmp_path / "model.onnx"

@@ -257,7 +257,9 @@ def test_run_and_offers_as_a_guest(market_town: Town, tmp_path: Path) -> None:
     assert not (home / "api.sock").exists()
 
 
-@pytest.mark.parametrize("command", [["status"], ["peers"], ["offers"], ["run", "letters", "--text", "a"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "command", [["status"], ["peers"], ["offers"], ["run", "letters", "--text", "a"]], ids=" ".join
+)
 def test_what_needs_a_node_says_so(market_town: Town, command: list[str]) -> None:
     home = market_town.home("nobody", toml=NODE_TOML)
     assert "no node runs on" in explained(market_town.cli(*command, home=home), 2)

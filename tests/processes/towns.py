@@ -272,9 +272,7 @@ class Town:
 
     # --- nodes ---
 
-    def launch(
-        self, name: str, *options: str, bootstrap: Sequence[str] = (), json: bool = True
-    ) -> NodeProcess:
+    def launch(self, name: str, *options: str, bootstrap: Sequence[str] = (), json: bool = True) -> NodeProcess:
         """Start `up` on the home of that name, and do not wait."""
         home = self.home(name)
         if name in self.nodes:

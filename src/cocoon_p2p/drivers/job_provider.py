@@ -206,6 +206,8 @@ class _Session:
             await self._ports.settlement.accept_payment(self._stream.peer, job_id, payment, max_total)
         except SettlementError as error:
             await self._run(self._machine.payment_refused(job_id, error.message, error.needed))
+        except RemoteProtocolError as error:
+            await self._run(self._machine.payment_bad(job_id, error))
         else:
             await self._run(self._machine.payment_taken(job_id, unix_ms=unix_ms(self._ports.clock)))
 

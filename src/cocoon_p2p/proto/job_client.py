@@ -26,7 +26,7 @@ from cocoon_p2p.proto.job_effects import (
     SendInput,
     WriteOutput,
 )
-from cocoon_p2p.proto.job_states import CLIENT_TRANSITIONS, ClientEvent, ClientState, Machine
+from cocoon_p2p.proto.job_states import CLIENT_TRANSITIONS, STREAM_FAULTS, ClientEvent, ClientState, Machine
 from cocoon_p2p.sealing.envelope import SealedRequest, plain_request, seal_request
 from cocoon_p2p.sealing.signing import IdentityKey, verify_signature
 from cocoon_p2p.wire.job import (
@@ -214,12 +214,14 @@ class ClientJob:
         return [*self._tell_cancel(), *self._fail(ClientEvent.DEADLINE, error)]
 
     def handle_message(self, message: JobMessage, *, unix_ms: int) -> list[ClientEffect]:
-        """A message of this job. Faults of the provider end the job; they are not raised."""
+        """A message of this job. Raises RemoteProtocolError with one of STREAM_FAULTS; other faults end this job."""
         if self.over:
             return []  # what was under way when we cancelled
         try:
             return self._handle(message, unix_ms)
         except RemoteProtocolError as error:
+            if error.code in STREAM_FAULTS:
+                raise
             return self.fault(error)
 
     def _handle(self, message: JobMessage, unix_ms: int) -> list[ClientEffect]:

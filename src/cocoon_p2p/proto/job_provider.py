@@ -18,7 +18,7 @@ from cocoon_p2p.errors import ExecutionError, RefusalReason, RemoteProtocolError
 from cocoon_p2p.ids import JobId, PeerId, Tier
 from cocoon_p2p.policy.admission import Refused
 from cocoon_p2p.policy.pricing import Price
-from cocoon_p2p.policy.reputation import Fault
+from cocoon_p2p.policy.reputation import fault_of_code
 from cocoon_p2p.proto.job_effects import (
     BeginInput,
     Closed,
@@ -33,7 +33,7 @@ from cocoon_p2p.proto.job_effects import (
     TakePayment,
     WriteInput,
 )
-from cocoon_p2p.proto.job_states import PROVIDER_TRANSITIONS, Machine, ProviderEvent, ProviderState
+from cocoon_p2p.proto.job_states import PROVIDER_TRANSITIONS, STREAM_FAULTS, Machine, ProviderEvent, ProviderState
 from cocoon_p2p.proto.provider_desk import ProviderDesk
 from cocoon_p2p.sealing.envelope import OpenedRequest, plain_opened
 from cocoon_p2p.sealing.signing import verify_signature
@@ -109,6 +109,15 @@ class ProviderSession:
     # --- messages ---
 
     def handle_message(self, message: JobMessage, *, now: float, unix_ms: int) -> list[ProviderEffect]:
+        """Raises RemoteProtocolError with one of STREAM_FAULTS; any other fault ends the one job that it is in."""
+        try:
+            return self._handle(message, now, unix_ms)
+        except RemoteProtocolError as error:
+            if error.code in STREAM_FAULTS:
+                raise
+            return self._fault(message.job_id, error)
+
+    def _handle(self, message: JobMessage, now: float, unix_ms: int) -> list[ProviderEffect]:
         match message:
             case Ask():
                 return self._on_ask(message, now, unix_ms)
@@ -128,7 +137,8 @@ class ProviderSession:
         if ask.job_id in self._jobs or self._desk.is_done(self.client, ask.job_id):
             raise RemoteProtocolError("ASK for a job id that is in use", code="UNEXPECTED")
         if ask.input_bytes < limits.PAYLOAD_ALIGNMENT:
-            raise RemoteProtocolError(f"an input has at least {limits.PAYLOAD_ALIGNMENT} bytes", code="BOUND")
+            detail = f"a payload has at least {limits.PAYLOAD_ALIGNMENT} bytes"
+            return [Send(Refusal(ask.job_id, RefusalReason.LIMITS, detail, limits.PAYLOAD_ALIGNMENT))]
         decision = self._desk.decide(ask, jobs_of_client=len(self._jobs), client_banned=False)
         if isinstance(decision, Refused):
             return [Send(Refusal(ask.job_id, decision.reason, decision.detail, decision.needed))]
@@ -269,8 +279,15 @@ class ProviderSession:
         if job is None:
             return []
         job.machine.local(ProviderEvent.PAYMENT_REFUSED)
-        answer: list[ProviderEffect] = [Send(Refusal(job_id, RefusalReason.PAYMENT, detail, needed))]
+        answer: list[ProviderEffect] = [
+            Send(Refusal(job_id, RefusalReason.PAYMENT, detail[: limits.DETAIL_CHARS_MAX], needed))
+        ]
         return [*answer, *self._close(job_id, detail)]
+
+    def payment_bad(self, job_id: JobId, error: RemoteProtocolError) -> list[ProviderEffect]:
+        """The payment is none, or not this channel's: a fault."""
+        refused = self.payment_refused(job_id, error.message, None)
+        return [Penalise(fault_of_code(error.code)), *refused]
 
     def input_complete(self, job_id: JobId, input_hash: bytes, *, unix_ms: int) -> list[ProviderEffect]:
         """All chunks opened, the final one at the announced length."""
@@ -286,15 +303,17 @@ class ProviderSession:
 
     def input_bad(self, job_id: JobId, error: RemoteProtocolError) -> list[ProviderEffect]:
         """The box or a chunk did not open: this job ends, the session and the job id live."""
+        return self._fault(job_id, error) if job_id in self._jobs else []
+
+    def _fault(self, job_id: JobId, error: RemoteProtocolError) -> list[ProviderEffect]:
+        """The client broke a rule of one job."""
+        penalty: list[ProviderEffect] = [Penalise(fault_of_code(error.code))]
         job = self._jobs.get(job_id)
         if job is None:
-            return []
-        job.machine.local(ProviderEvent.INPUT_BAD)
-        answer: list[ProviderEffect] = [
-            Penalise(Fault.BAD_ENVELOPE),
-            Send(Failure(job_id, FailureCode.ENVELOPE, error.message)),
-        ]
-        return [*answer, *self._close(job_id, error.message)]
+            return penalty
+        job.machine.local(ProviderEvent.FAULT)
+        failure = Send(Failure(job_id, FailureCode.ENVELOPE, error.message[: limits.DETAIL_CHARS_MAX]))
+        return [*penalty, failure, *self._close(job_id, error.message)]
 
     def input_failed(self, job_id: JobId, error: ExecutionError) -> list[ProviderEffect]:
         """There is no room for the input after all."""

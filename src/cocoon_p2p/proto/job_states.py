@@ -52,6 +52,7 @@ class ProviderEvent(Enum):
     PAYMENT_REFUSED = "payment refused"
     INPUT_COMPLETE = "input complete"
     INPUT_BAD = "input bad"
+    FAULT = "fault"
     EXECUTED = "executed"
     EXECUTION_FAILED = "execution failed"
     OUTPUT_SENT = "output sent"
@@ -100,9 +101,13 @@ PROVIDER_TRANSITIONS: Mapping[tuple[ProviderState, ProviderEvent], ProviderState
     (_P.RETURNING, _PE.OUTPUT_SENT): _P.CLOSED,
     # the work is done and on its way: a cancellation comes too late and changes nothing
     (_P.RETURNING, _PE.CANCEL): _P.RETURNING,
+    **{(state, _PE.FAULT): _P.CLOSED for state in (_P.QUOTED, _P.PAYING, _P.RECEIVING)},
     **{(state, _PE.CANCEL): _P.CLOSED for state in (_P.QUOTED, _P.PAYING, _P.RECEIVING, _P.EXECUTING)},
     **{(state, _PE.LOST): _P.CLOSED for state in _P if state is not _P.CLOSED},
 }
+
+STREAM_FAULTS = frozenset({"MALFORMED", "UNKNOWN_TAG", "BOUND", "UNEXPECTED"})
+"""Codes after which nothing on a stream can be trusted to be in step; the others end one job (protocols/README.md)."""
 
 S = TypeVar("S", bound=Enum)
 E = TypeVar("E", bound=Enum)

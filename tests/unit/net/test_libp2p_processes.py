@@ -69,7 +69,7 @@ async def test_a_killed_peer_is_noticed_at_once() -> None:
         assert not caught.value.outcome_known
         assert await anext(events) == PeerDisconnected(peer)
         assert client.peers() == ()
-        with pytest.raises(TransportError, match="Connection refused"):
+        with pytest.raises(TransportError, match="cannot connect"):  # refused, or reset while the kernel cleans up
             await client.open_stream(peer, ECHO)
 
 

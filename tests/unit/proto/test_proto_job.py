@@ -241,7 +241,6 @@ def resigned_quote(pair: Pair, **changes: object) -> bytes:
         {"tier": Tier.OPEN, "seal_key_record": b""},
         {"input_bytes": 64},
         {"settlement_network": -239},
-        {"seal_key_record": b""},
     ],
 )
 def test_a_quote_for_something_else_is_not_taken(changes: dict[str, object]) -> None:
@@ -251,6 +250,16 @@ def test_a_quote_for_something_else_is_not_taken(changes: dict[str, object]) -> 
     pair.deliver_to_client(resigned_quote(pair, **changes))
     assert isinstance(error_of(pair), RemoteProtocolError)
     assert len(pair.effects_of(fx.Penalise)) == 1
+    assert not pair.effects_of(fx.Quoted)
+
+
+def test_a_quote_without_a_seal_key_ends_the_stream() -> None:
+    pair = Pair()
+    pair.start()
+    pair.deliver_to_provider(pair.to_provider.popleft())
+    with pytest.raises(RemoteProtocolError) as caught:
+        pair.deliver_to_client(resigned_quote(pair, seal_key_record=b""))
+    assert caught.value.code == "MALFORMED"
     assert not pair.effects_of(fx.Quoted)
 
 
@@ -294,13 +303,14 @@ def test_a_receipt_that_does_not_say_what_was_done_is_not_signed(changes: dict[s
     assert not pair.effects_of(fx.MarkPaid)
 
 
-def test_answers_out_of_turn_end_the_job() -> None:
+def test_answers_out_of_turn_end_the_stream() -> None:
     pair = Pair()
     pair.start()
-    pair.deliver_to_client(OutputHead(pair.job_id, b"", 64, 0, 0).encode())
-    error = error_of(pair)
-    assert isinstance(error, RemoteProtocolError)
-    assert error.code == "UNEXPECTED"
+    with pytest.raises(RemoteProtocolError) as caught:
+        pair.deliver_to_client(OutputHead(pair.job_id, b"", 64, 0, 0).encode())
+    assert caught.value.code == "UNEXPECTED"
+    pair.run_client(pair.client.lost(caught.value))
+    assert error_of(pair) is caught.value
 
 
 # --- a client that cheats -------------------------------------------------------------------------------------------
@@ -329,16 +339,18 @@ def accepted(pair: Pair) -> Accept:
         {"expires_at_ms": UNIX_MS + 3_600_001},
     ],
 )
-def test_a_header_that_disagrees_with_the_quote_ends_the_session(changes: dict[str, object]) -> None:
+def test_a_header_that_disagrees_with_the_quote_ends_the_job(changes: dict[str, object]) -> None:
     pair = Pair()
     accept = accepted(pair)
     header = dataclasses.replace(decode_envelope_header(accept.envelope_header), **changes)  # type: ignore[arg-type]
     forged = dataclasses.replace(accept, envelope_header=header.encode())
-    with pytest.raises(RemoteProtocolError):
-        pair.deliver_to_provider(forged.encode())
-    pair.run_provider(pair.provider.lost("session ended"))
+    pair.deliver_to_provider(forged.encode())
+    assert len(pair.effects_of(fx.Penalise)) == 1
+    (message,) = pair.messages_to_client()
+    assert isinstance(message, Failure)
     assert not pair.effects_of(fx.TakePayment)
     assert pair.desk.running == 0
+    assert pair.provider.jobs() == {}
 
 
 def test_an_altered_box_costs_standing_and_only_this_job() -> None:
