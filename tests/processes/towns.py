@@ -273,11 +273,13 @@ class Town:
     # --- nodes ---
 
     def launch(self, name: str, *options: str, bootstrap: Sequence[str] = (), json: bool = True) -> NodeProcess:
-        """Start `up` on the home of that name, and do not wait."""
+        """Start `up` on the home of that name, and do not wait. Started again, it listens where it did before."""
         home = self.home(name)
         if name in self.nodes:
             assert not self.nodes[name].running, f"{name} runs already"
             self.past.append(self.nodes[name])
+        if "--listen" not in options and name in self.nodes:  # as one with a fixed port in its node.toml
+            options += tuple(p for a in self.nodes[name].addresses for p in ("--listen", a.partition("/p2p/")[0]))
         joins = [part for address in bootstrap for part in ("--bootstrap", address)]
         output = ["--json"] if json else []
         command = [sys.executable, "-m", "cocoon_p2p", "up", *output, "--home", str(home), *joins, *options]

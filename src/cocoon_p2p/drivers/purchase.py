@@ -236,6 +236,10 @@ class Buyer:
         except CocoonError as caught:
             error = caught
             output = attempt.received_output()
+        except trio.Cancelled:  # whoever asked has gone; the attempt has told the provider
+            cancelled = CocoonError("the job was cancelled", code="CANCELLED")
+            self._finish_record(attempt, cancelled, received=attempt.received_output() is not None)
+            raise
         self._finish_record(attempt, error, received=output is not None)
         if output is None:
             assert error is not None
