@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import trio
+from numpy.typing import NDArray
 
 from bench.figures import Aim, Figure, Result, ratios, rounded
 from bench.nodes import client, make_home, provider, python_server
@@ -36,11 +37,8 @@ async def run(plan: Plan) -> Result:
     jobs: list[float] = []
     tls: list[float] = []
     cpu = {"client": 0.0, "provider": 0.0, "worker": 0.0}
-    with provider(home) as process:
-        async with (
-            python_server("bench.tls_echo", str(certificate)) as (_, port),
-            client(folder / "client", process.address) as node,
-        ):
+    with provider(home) as process, python_server("bench.tls_echo", str(certificate)) as port:
+        async with client(folder / "client", process.address) as node:
             payload = to_payload({"x": tensor})
             await _job_rate(node, small)
             await _tls_rate(certificate, port, tensor[:, :WARM_UP_BYTES])
@@ -77,10 +75,10 @@ async def _job_rate(node: Node, payload: Payload) -> float:
     return 2 * size / took / 1e6
 
 
-async def _tls_rate(certificate: Path, port: int, tensor: np.ndarray) -> float:
+async def _tls_rate(certificate: Path, port: int, tensor: NDArray[np.uint8]) -> float:
     """On a connection that is open already, as a warm job's is."""
     context = ssl.create_default_context(cafile=str(certificate))
-    data = memoryview(tensor).cast("B")
+    data = memoryview(tensor.reshape(-1).data)
     back = bytearray(len(data))
     stream = await trio.open_ssl_over_tcp_stream(
         "localhost", port, ssl_context=context, https_compatible=True, happy_eyeballs_delay=0.25

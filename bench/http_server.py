@@ -28,6 +28,7 @@ from cocoon_p2p.execution.cancellation import Cancellation
 from cocoon_p2p.execution.runner import Job, Runner
 from cocoon_p2p.execution.session import OnnxModel, run_options, tensors_of, values_of
 from cocoon_p2p.execution.text import TextReader
+from cocoon_p2p.ids import ModelId
 from cocoon_p2p.limits import BATCH_ITEMS_MAX, ENGINE_SET_JOBS_MAX
 from cocoon_p2p.models.check import output_names, takes_text
 from cocoon_p2p.models.layout import read_manifest
@@ -116,7 +117,7 @@ def _encoded(tensors: Sequence[Any]) -> bytes:
 
 
 async def main(folder: Path, threads: int, runs_at_once: int, *, batch: bool) -> None:
-    manifest = read_manifest(folder, folder.name)
+    manifest = read_manifest(folder, ModelId(folder.name))
     model = OnnxModel(folder, manifest, provider="CPUExecutionProvider", threads=threads)
     parts = (model, TextReader(folder, manifest), manifest)
     async with trio.open_nursery() as nursery:

@@ -75,7 +75,7 @@ async def run(plan: Plan) -> Result:
 
 def _run_directly(model: OnnxModel, seconds: float) -> float:
     """Milliseconds of session.run, the median."""
-    took = []
+    took: list[float] = []
     options = run_options()
     end = time.perf_counter() + seconds
     while not took or time.perf_counter() < end:
@@ -87,7 +87,7 @@ def _run_directly(model: OnnxModel, seconds: float) -> float:
 
 async def _run_jobs(node: Node, payload: Payload, seconds: float, rounds: _Rounds) -> list[float]:
     """Milliseconds of each job, one after the other."""
-    took = []
+    took: list[float] = []
     request = RunRequest("copy", max_price=0)
     end = time.perf_counter() + seconds
     while not took or time.perf_counter() < end:

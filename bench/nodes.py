@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-import trio
-
 from bench.processes import cpu_s, descendants
 from cocoon_p2p import Node
 from cocoon_p2p.config import NodeConfig
@@ -101,15 +99,15 @@ def stop(process: subprocess.Popen[str]) -> None:
         process.stdout.close()
 
 
-@asynccontextmanager
-async def python_server(module: str, *arguments: str) -> AsyncIterator[tuple[subprocess.Popen[str], int]]:
-    """A baseline: `python -m module arguments`, which prints the port that it listens on. Raises NodeFailed."""
+@contextmanager
+def python_server(module: str, *arguments: str) -> Iterator[int]:
+    """The port of a baseline: `python -m module arguments`, which prints it. Raises NodeFailed."""
     process = subprocess.Popen([sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE, text=True)
     try:
-        line = await trio.to_thread.run_sync(_first_line, process)
+        line = _first_line(process)
         if not line:
             raise NodeFailed(f"{module} did not start")
-        yield process, int(line)
+        yield int(line)
     finally:
         stop(process)
 

@@ -32,6 +32,7 @@ TOKENS = 16
 PAYLOADS = 64
 HTTP_RUNS_AT_ONCE = 2
 """Threads that run the session at the same time: on two cores 2 did best of 1, 2, 4 and 32 (measured)."""
+WORDS = "a node earns by running models for others and every job is sealed paid and signed by both sides"
 OUTPUT = "sentence_embedding"
 AIM = Aim(">=", 0.6)
 
@@ -171,7 +172,7 @@ def _token_payloads() -> list[Payload]:
 
 def _text_payloads() -> list[Payload]:
     draw = random.Random(2)
-    words = "a node earns by running models for others and every job is sealed paid and signed by both sides".split()
+    words = WORDS.split()
     return [
         Payload((string_tensor(TEXT_INPUT, [" ".join(draw.choices(words, k=draw.randint(2, 60)))]),))
         for _ in range(PAYLOADS)

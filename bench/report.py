@@ -75,7 +75,9 @@ def _row(figure: Figure) -> list[str]:
 
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:
     first = row[0].ljust(widths[0])
-    return "  ".join([first, *(cell.rjust(width) for cell, width in zip(row[1:4], widths[1:4], strict=True)), row[4]]).rstrip()
+    return "  ".join(
+        [first, *(cell.rjust(width) for cell, width in zip(row[1:4], widths[1:4], strict=True)), row[4]]
+    ).rstrip()
 
 
 def number(value: float) -> str:

@@ -45,7 +45,9 @@ def _run(plan: Plan) -> Result:
                 memory[home.name] = _memory(process)
         python_s.append(_seconds_of([sys.executable, "-c", "pass"]))
         help_s.append(_seconds_of(cocoon_node("--help")))
-        say(f"start: round {number + 1} of {plan.rounds}: ready in {ready[bare][-1]:.2f} and {ready[serving][-1]:.2f} s")
+        say(
+            f"start: round {number + 1} of {plan.rounds}: ready in {ready[bare][-1]:.2f} and {ready[serving][-1]:.2f} s"
+        )
     return Result(
         "start",
         MEASURES,

@@ -40,9 +40,7 @@ def make_certificate(path: Path) -> Path:
     )
     plain = serialization.NoEncryption()
     pem = serialization.Encoding.PEM
-    path.write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain) + certificate.public_bytes(pem)
-    )
+    path.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain) + certificate.public_bytes(pem))
     return path
 
 
@@ -70,8 +68,8 @@ async def receive_into(stream: trio.SSLStream[trio.SocketStream], out: memoryvie
         out = out[len(piece) :]
 
 
-async def _serve(stream: trio.SSLStream[trio.SocketStream]) -> None:
-    async with stream:
+async def _serve(context: ssl.SSLContext, socket: trio.SocketStream) -> None:
+    async with trio.SSLStream(socket, context, server_side=True, https_compatible=True) as stream:
         head = bytearray(8)
         await receive_into(stream, memoryview(head))
         taken = bytearray(int.from_bytes(head))
@@ -84,9 +82,9 @@ async def _serve(stream: trio.SSLStream[trio.SocketStream]) -> None:
 async def main(certificate: str) -> None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
-    listeners = await trio.open_ssl_over_tcp_listeners(0, context, host="127.0.0.1", https_compatible=True)
-    print(listeners[0].transport_listener.socket.getsockname()[1], flush=True)
-    await trio.serve_listeners(_serve, listeners)
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    print(listeners[0].socket.getsockname()[1], flush=True)
+    await trio.serve_listeners(partial(_serve, context), listeners)
 
 
 if __name__ == "__main__":

@@ -351,7 +351,9 @@ class ProviderSession:
         job.machine.local(event)
         code = FailureCode[error.code] if error.code in FailureCode.__members__ else FailureCode.MODEL
         detail = error.message[: limits.DETAIL_CHARS_MAX]
-        return [Send(Failure(job_id, code, detail)), *self._close(job_id, detail)]
+        # The client may read the detail; our own list of jobs keeps the code alone, since a name in the detail may come
+        # out of the sealed input.
+        return [Send(Failure(job_id, code, detail)), *self._close(job_id, error.code)]
 
     def output_sent(self, job_id: JobId, output_hash: bytes, *, unix_ms: int) -> list[ProviderEffect]:
         """The final piece of output is given to the network: the price is earned."""
