@@ -231,6 +231,8 @@ DEVICE_PROBE_TIMEOUT_S = 30.0
 # --- discovery (drivers/market.py) ----------------------------------------------------------------------------------
 DISCOVERY_TIMEOUT_S = 5.0
 """How long "nobody offers that" takes: a DHT lookup (3 s at most) and the time to ask those it names."""
+DISCOVERY_INTERVAL_S = 10.0
+"""With fewer than ASKED_AT_ONCE_MAX offers of a model known, the DHT is asked again, in the background, this often."""
 DISCOVERY_GRACE_S = 0.3
 """How long slower providers may still answer after the first: ten round trips of a continent."""
 QUOTE_TIMEOUT_S = 5.0

@@ -96,6 +96,21 @@ async def test_a_gossiped_offer_is_heard_without_asking(
         assert (offer["name"], offer["price_base"]) == ("echo", 1000)
 
 
+async def test_a_client_that_knows_one_provider_looks_for_more(
+    tmp_path: Path, echo_model: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with Simulation(tmp_path) as sim:
+        await sim.start("bootstrap")
+        client = await sim.start("client")
+        for name in ("one", "two", "three"):
+            await sim.start(name, model=echo_model)
+        await client.node.offers("echo")
+        client.node._parts.market._book.forget(sim.nodes["two"].node.peer_id)
+        await client.node.offers("echo")
+        await trio.sleep(1)
+        assert len(client.node._parts.market.offers("echo")) == 3
+
+
 async def test_a_provider_that_vanished_is_forgotten_within_a_minute(
     tmp_path: Path, echo_model: Path, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -6,6 +6,7 @@ Gossip is the quick hint, the DHT record the truth for those who missed it, and 
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -92,6 +93,8 @@ class MarketDriver:
         self._unstored: PublishAnnouncement | None = None
         self._unstored_changed = trio.Event()
         self._provided: dict[bytes, float] = {}
+        self._asked: OrderedDict[bytes, float] = OrderedDict()
+        self._nursery: trio.Nursery | None = None
         clock = ports.clock
         self._expiry = Alarm(book.next_deadline, self._on_expiry, clock.unix)
         self._announcing = Alarm(announcer.next_deadline, self._on_announce, clock.unix)
@@ -166,6 +169,7 @@ class MarketDriver:
             network.subscribe(CAPACITY_TOPIC, self._validate) as gossip,
             trio.open_nursery() as nursery,
         ):
+            self._nursery = nursery
             nursery.start_soon(self._expiry.run)
             nursery.start_soon(self._announcing.run)
             nursery.start_soon(self._store_in_dht)
@@ -266,11 +270,23 @@ class MarketDriver:
         """Offers of a model (id or name): from the book, and, when it has none, by asking the DHT for providers and each
         of them for its announcement. At most about limits.DISCOVERY_TIMEOUT_S."""
         known = self.offers(model)
-        if known:
-            return known
         content_id = model_content_id(ModelId(model)) if is_model_id(model) else name_content_id(model)
-        await self._discover(content_id, model)
+        if not known:
+            await self._discover(content_id, model)
+        elif len(known) < limits.ASKED_AT_ONCE_MAX and self._nursery is not None and self._is_due(content_id):
+            self._nursery.start_soon(self._ask_dht, content_id, model)  # there may be more than gossip told us
         return self.offers(model)
+
+    def _is_due(self, content_id: bytes) -> bool:
+        """Whether the DHT was not asked for this lately; notes that it is now."""
+        now = self._ports.clock.now()
+        due = now - self._asked.get(content_id, -limits.DISCOVERY_INTERVAL_S) >= limits.DISCOVERY_INTERVAL_S
+        if due:
+            self._asked[content_id] = now
+            self._asked.move_to_end(content_id)
+            if len(self._asked) > limits.MANIFESTS_CACHED_MAX:
+                self._asked.popitem(last=False)
+        return due
 
     async def look_around(self) -> list[BookOffer]:
         """All offers there are to find: for a node that has just arrived."""
@@ -282,13 +298,16 @@ class MarketDriver:
         wait_s = STORE_AGAIN_MIN_S
         with trio.move_on_after(limits.DISCOVERY_TIMEOUT_S):
             while not self.offers(model):
-                providers = await self._ports.network.find_providers(content_id, limits.DHT_PROVIDERS_MAX)
-                await self._ask_all([*providers, *self._neighbours()], model)
+                await self._ask_dht(content_id, model)
                 if not self.offers(model):
                     changed = self._changed
                     with trio.move_on_after(wait_s):
                         await changed.wait()
                     wait_s *= 2
+
+    async def _ask_dht(self, content_id: bytes, model: str | None) -> None:
+        providers = await self._ports.network.find_providers(content_id, limits.DHT_PROVIDERS_MAX)
+        await self._ask_all([*providers, *self._neighbours()], model)
 
     def _neighbours(self) -> list[PeerAddresses]:
         """Some of those we are connected to: in a network of two or three nodes they are the providers."""
