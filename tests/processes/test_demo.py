@@ -17,6 +17,7 @@ import pytest
 from towns import Lines, eventually
 
 from cocoon_p2p.cli.demo import both_signed
+from cocoon_p2p.cli.demo_folder import MARKER as MARKER_FILE
 from cocoon_p2p.cli.demo_network import PRICES
 from cocoon_p2p.home import Home
 
@@ -234,7 +235,7 @@ def test_a_node_that_cannot_start_says_why(start: Start, text: str, tmp_path: Pa
     broken = Home(home / "provider-2")
     broken.init()
     broken.identity_file.chmod(0o644)
-    (home / ".cocoon-demo").touch()
+    (home / MARKER_FILE).touch()
     demo = start("--file", text, "--home", str(home))
     assert demo.end() == 1
     assert demo.err.wait_for(r"^  cocoon-node: hint: chmod 600 .*identity\.pem$") is not None, demo.err.text

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import signal
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from cocoon_p2p.cli import demo_screen as screen
+from cocoon_p2p.cli.demo_folder import demo_folder, model_cache
 from cocoon_p2p.cli.demo_network import (
     Child,
     ChildFailed,
@@ -34,7 +31,7 @@ from cocoon_p2p.cli.demo_search import Passage, Source, check_question, nearest,
 from cocoon_p2p.cli.output import print_json, print_note, printable
 from cocoon_p2p.cli.words import best_address
 from cocoon_p2p.drivers.plain_nursery import open_plain_nursery
-from cocoon_p2p.errors import CocoonError, ConfigError
+from cocoon_p2p.errors import CocoonError
 from cocoon_p2p.ids import ModelId
 from cocoon_p2p.models.layout import model_folder
 from cocoon_p2p.tensors import TEXT_INPUT, Payload, string_tensor
@@ -54,8 +51,6 @@ INSTALL_TIMEOUT_S = 120.0
 MEASURE_TIMEOUT_S = 60.0
 OFFERS_TIMEOUT_S = 10.0
 OFFERS_AGAIN_S = 0.1
-MARKER = ".cocoon-demo"
-"""Says of a folder given with --home that the demo made it."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -70,15 +65,15 @@ def run(options: argparse.Namespace) -> int:
     )
     if demo.source.cut:
         print_note(f"{demo.source.name} is long: only its first {len(demo.source.paragraphs)} paragraphs are searched")
-    with _folder(options.home) as folder:
-        try:
-            return trio.run(partial(_until_signal, demo, folder))
-        except ChildFailed as error:
-            for line in error.last_lines:
-                print(f"  {printable(line)}", file=sys.stderr)
-            raise
-        finally:
-            demo.progress.finish()
+    try:
+        return trio.run(partial(_until_signal, demo, options.home))
+    except ChildFailed as error:
+        demo.progress.finish()
+        for line in error.last_lines:
+            print(f"  {printable(line)}", file=sys.stderr)
+        raise
+    finally:
+        demo.progress.finish()
 
 
 @dataclass(slots=True)
@@ -135,7 +130,7 @@ class Findings:
         }
 
 
-async def _until_signal(demo: Demo, folder: Path) -> int:
+async def _until_signal(demo: Demo, home: str | None) -> int:
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
         numbers.append(signal.SIGHUP)
@@ -147,7 +142,7 @@ async def _until_signal(demo: Demo, folder: Path) -> int:
         print_note("stopping")
         nursery.cancel_scope.cancel()
 
-    with trio.open_signal_receiver(*numbers) as signals:
+    with trio.open_signal_receiver(*numbers) as signals, demo_folder(home) as folder:
         async with open_plain_nursery() as nursery:
             nursery.start_soon(watch, signals)
             nursery.start_soon(demo.progress.redraw)
@@ -204,7 +199,7 @@ async def _start_bootstrap(
     installed: dict[str, Any] = {}
 
     async def install() -> None:
-        question = {"do": "install", "cache": str(_cache(folder)), "homes": [str(home) for home in homes]}
+        question = {"do": "install", "cache": str(model_cache(folder)), "homes": [str(home) for home in homes]}
         installed.update(await workshop.ask(question, INSTALL_TIMEOUT_S))
         demo.progress.done("the model is built and installed" if installed["built"] else "the model is installed")
 
@@ -337,40 +332,3 @@ def both_signed(job: dict[str, Any]) -> bool:
 
 def _is_loopback(node: RunningNode) -> bool:
     return all(address.startswith(("/ip4/127.", "/ip6/::1/")) for address in node.addresses)
-
-
-@contextmanager
-def _folder(given: str | None) -> Iterator[Path]:
-    """Where the nodes' homes are made. Raises ConfigError for a folder that holds something else."""
-    if given is None:
-        folder = Path(tempfile.mkdtemp(prefix="cocoon-demo-"))
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-        return
-    folder = Path(given).expanduser().absolute()
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if any(folder.iterdir()) and not (folder / MARKER).exists():
-            raise ConfigError(
-                f"{folder} holds something else than a demo's nodes", hint="name a new folder: --home DIR"
-            )
-        (folder / MARKER).touch()
-    except OSError as error:
-        raise ConfigError(f"cannot make the folder {folder}: {error.strerror or error}") from error
-    yield folder
-
-
-def _cache(folder: Path) -> Path:
-    """Where the built model stays for the next time; in `folder` when nothing can be written to the user's cache."""
-    if sys.platform == "darwin":
-        base = Path("~/Library/Caches")
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")  # XDG Base Directory Specification 0.8
-    cache = base.expanduser() / "cocoon_p2p" / "demo"
-    try:
-        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError:
-        return folder / "cache"
-    return cache if os.access(cache, os.W_OK) else folder / "cache"
