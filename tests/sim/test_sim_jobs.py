@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 
+from cocoon_p2p import limits
 from cocoon_p2p.errors import CocoonError, ExecutionError, PeerRefused, RefusalReason, TransportError
 from cocoon_p2p.execution.arrays import to_payload
 from cocoon_p2p.node import RunRequest, RunResult
@@ -105,8 +106,9 @@ async def test_a_client_that_knows_one_provider_looks_for_more(
         for name in ("one", "two", "three"):
             await sim.start(name, model=echo_model)
         await client.node.offers("echo")
+        await trio.sleep(limits.DISCOVERY_INTERVAL_S)
         client.node._parts.market._book.forget(sim.nodes["two"].node.peer_id)
-        await client.node.offers("echo")
+        assert len(await client.node.offers("echo")) == 2
         await trio.sleep(1)
         assert len(client.node._parts.market.offers("echo")) == 3
 
