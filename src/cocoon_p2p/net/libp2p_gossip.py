@@ -192,8 +192,11 @@ class Gossip:
         for option in rpc.subscriptions[:GOSSIP_TOPICS_PER_PEER_MAX]:
             if not option.subscribe:
                 neighbour.topics.discard(option.topicid)
-                self._leave_mesh(peer, option.topicid)
+                if option.topicid in self._topics:
+                    self._topics[option.topicid].mesh.discard(peer)  # no backoff: it may come back
             elif len(neighbour.topics) < GOSSIP_TOPICS_PER_PEER_MAX:
+                if option.topicid not in neighbour.topics:
+                    self._tell_recent(neighbour, option.topicid)
                 neighbour.topics.add(option.topicid)
                 self._fill_mesh(option.topicid, _MESH_LOW)  # at once instead of at the next heartbeat
         for message in rpc.publish:
@@ -282,8 +285,10 @@ class Gossip:
             self._neighbours[peer].send(rpc)
 
     def _heartbeat(self) -> None:
+        now = trio.current_time()
         for name, topic in self._topics.items():
             topic.mesh &= self._interested(name)
+            topic.backoff_until = {peer: until for peer, until in topic.backoff_until.items() if until > now}
             for peer in _pick(topic.mesh, len(topic.mesh) - _MESH_WANTED if len(topic.mesh) > _MESH_HIGH else 0):
                 self._leave_mesh(peer, name)
                 rpc = RPC()
@@ -298,7 +303,15 @@ class Gossip:
                     self._neighbours[peer].send(rpc)
         for neighbour in self._neighbours.values():
             neighbour.ids_asked = 0
-        self._memory.turn(trio.current_time())
+        self._memory.turn(now)
+
+    def _tell_recent(self, neighbour: _Neighbour, name: str) -> None:
+        """To one who just subscribed: what was published before it could hear it, so a node's first word is not lost."""
+        recent = self._memory.recent(name)
+        if recent and name in self._topics:
+            rpc = RPC()
+            rpc.control.ihave.add(topicID=name, messageIDs=recent[-_IDS_PER_HEARTBEAT_MAX:])
+            neighbour.send(rpc)
 
     def _interested(self, name: str) -> set[PeerId]:
         return {peer for peer, neighbour in self._neighbours.items() if name in neighbour.topics}

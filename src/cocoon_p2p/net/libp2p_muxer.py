@@ -236,6 +236,7 @@ class MuxStream:
         self._counted = True
         self._window: int = library.DEFAULT_WINDOW_SIZE
         self._unreported = 0
+        self._awaited: trio.Event | None = None
 
     @property
     def peer(self) -> PeerId:
@@ -292,6 +293,8 @@ class MuxStream:
         except TransportError:
             pass  # the connection is gone, and the stream with it
         finally:
+            if self._awaited is not None:  # the library drops the event of a stream that we reset without setting it
+                self._awaited.set()
             self.release()
 
     async def _drain(self) -> None:
@@ -322,6 +325,7 @@ class MuxStream:
         if event is None:  # the connection ended and the library dropped the stream
             self._stream.recv_closed = True
             return
+        self._awaited = event
         await event.wait()
         if stream_id in self._yamux.stream_events:
             self._yamux.stream_events[stream_id] = trio.Event()

@@ -124,8 +124,9 @@ class Switch:
         """One inbound socket, for as long as it lives. Its place is given back when it ends."""
         try:
             host, port = stream.socket.getpeername()[:2]
-        except OSError:
-            return  # gone before we looked
+        except OSError:  # gone before we looked
+            await trio.aclose_forcefully(stream)
+            return
         if self._handshakes[host] >= HANDSHAKES_PER_ADDRESS_MAX or self._link_count() >= CONNECTIONS_MAX:
             self.counters["inbound_refused"] += 1
             await trio.aclose_forcefully(stream)

@@ -30,6 +30,7 @@ from cocoon_p2p.limits import (
     KEEPALIVE_INTERVAL_S,
     KEEPALIVE_MISSES_MAX,
     NET_EVENTS_QUEUE_MAX,
+    STREAM_OPEN_TIMEOUT_S,
     STREAMS_PER_PEER_MAX,
 )
 from cocoon_p2p.net.addresses import parse_address
@@ -60,7 +61,7 @@ class MemoryHub:
     """Where the nodes of one simulated network meet."""
 
     def __init__(self, *, seed: int = 0, latency_s: float = 0.0, loss: float = 0.0) -> None:
-        self.random = Random(seed)  # of a simulation, not a secret
+        self.seed = seed
         self.latency_s = latency_s
         self.loss = loss
         self.nodes: dict[PeerId, MemoryNetwork] = {}
@@ -91,14 +92,6 @@ class MemoryHub:
                 yield node
             finally:
                 self._remove(node)
-
-    def delay_s(self) -> float:
-        """One way, for what may not get lost: a loss costs time."""
-        lost = self.loss and self.random.random() < self.loss
-        return self.latency_s + (_RETRANSMISSION_S if lost else 0.0)
-
-    def is_lost(self) -> bool:
-        return bool(self.loss) and self.random.random() < self.loss
 
     def reachable(self, one: PeerId, other: PeerId) -> bool:
         frozen = one in self._frozen or other in self._frozen
@@ -172,6 +165,15 @@ class MemoryNetwork:
         self._events: Feed[NetworkEvent] = Feed(NET_EVENTS_QUEUE_MAX)
         self._counters: Counters = Counters()
         self._dead = False
+        # One generator a node: what another one does, and in which order trio runs them, changes nothing here.
+        self._random = Random(f"{hub.seed} {peer_id}")  # of a simulation, not a secret
+
+    def _delay_s(self) -> float:
+        """One way, for what may not get lost: a loss costs time."""
+        return self.hub.latency_s + (_RETRANSMISSION_S if self._is_lost() else 0.0)
+
+    def _is_lost(self) -> bool:
+        return bool(self.hub.loss) and self._random.random() < self.hub.loss
 
     # --- connections -------------------------------------------------------------------------------------------------
 
@@ -228,7 +230,7 @@ class MemoryNetwork:
                 self._counters["bootstrap_failed"] += 1
 
     async def _dial(self, peer: PeerId, addresses: Sequence[str]) -> None:
-        await trio.sleep(2 * self.hub.delay_s())
+        await trio.sleep(2 * self._delay_s())
         failures = []
         silent = False
         for text in addresses:
@@ -273,7 +275,9 @@ class MemoryNetwork:
 
     def notice_silence(self) -> None:
         """Who can be reached has changed: give up those that stay silent for as long as keep-alive allows."""
-        for peer in self._connections:
+        for peer, connection in self._connections.items():
+            for pipe in connection.pipes:
+                pipe.wake()
             if not self.hub.reachable(self.peer_id, peer):
                 self._nursery.start_soon(self._give_up, peer)
 
@@ -306,15 +310,16 @@ class MemoryNetwork:
             raise TransportError(
                 f"{connection.streams} streams to {peer} are open already", outcome_known=True, code="TOO_MANY_STREAMS"
             )
-        await trio.sleep(2 * self.hub.delay_s())
-        await self.hub.wait_reachable(self.peer_id, peer)
-        other = self.hub.nodes.get(peer)
+        await trio.sleep(2 * self._delay_s())
+        with trio.move_on_after(STREAM_OPEN_TIMEOUT_S):
+            await self.hub.wait_reachable(self.peer_id, peer)
+        other = self.hub.nodes.get(peer) if self.hub.reachable(self.peer_id, peer) else None
         if other is None or self._connections.get(peer) is not connection:
             raise TransportError(f"the connection to {peer} was lost", outcome_known=True, code="DISCONNECTED")
         handler = other._handlers.get(protocol)
         if handler is None:
             raise TransportError(f"the peer does not speak {protocol}", outcome_known=True, code="UNKNOWN_PROTOCOL")
-        near, far = open_pipe(connection, self.hub.delay_s, partial(self.hub.wait_reachable, self.peer_id, peer))
+        near, far = open_pipe(connection, self._delay_s, partial(self.hub.reachable, self.peer_id, peer))
         inbound = FramedStream(self.peer_id, protocol, far)
         other._nursery.start_soon(run_handler, handler, inbound, other._counters)
         return FramedStream(peer, protocol, near)
@@ -369,7 +374,7 @@ class MemoryNetwork:
 
     async def _nearest(self, raw_key: bytes) -> list[MemoryNetwork]:
         """The nodes where a record belongs, for a node that knows anybody at all."""
-        await trio.sleep(2 * _LOOKUP_HOPS * self.hub.delay_s())
+        await trio.sleep(2 * _LOOKUP_HOPS * self._delay_s())
         if not any(self.hub.reachable(self.peer_id, peer) for peer in self._connections):
             return []
         position = position_of(raw_key)
@@ -390,8 +395,8 @@ class MemoryNetwork:
         if not self._connections:
             return
         for node in self.hub.nodes.values():
-            if node is not self and topic in node.topics and not self.hub.is_lost():
-                node._nursery.start_soon(node._hear, self.peer_id, topic, bytes(data))
+            if node is not self and topic in node.topics and not self._is_lost():
+                node._nursery.start_soon(node._hear, self.peer_id, topic, bytes(data), 2 * self._delay_s())
 
     @asynccontextmanager
     async def subscribe(
@@ -408,8 +413,8 @@ class MemoryNetwork:
             if not self.topics[topic]:
                 del self.topics[topic]
 
-    async def _hear(self, author: PeerId, topic: str, data: bytes) -> None:
-        await trio.sleep(2 * self.hub.delay_s())  # two hops of the mesh
+    async def _hear(self, author: PeerId, topic: str, data: bytes, delay_s: float) -> None:
+        await trio.sleep(delay_s)  # two hops of the mesh
         if not self.hub.reachable(self.peer_id, author) or self.is_banned(author):
             return
         for validator, feed in self.topics.get(topic, ()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import trio
@@ -61,13 +61,13 @@ class MemoryPipe:
         incoming: _Direction,
         *,
         delay_s: Callable[[], float],
-        wait_reachable: Callable[[], Awaitable[None]],
+        is_reachable: Callable[[], bool],
     ) -> None:
         self._connection = connection
         self._out = outgoing
         self._in = incoming
         self._delay_s = delay_s
-        self._wait_reachable = wait_reachable
+        self._is_reachable = is_reachable
         connection.streams += 1
         connection.pipes.add(self)
 
@@ -89,10 +89,11 @@ class MemoryPipe:
         incoming = self._in
         await trio.lowlevel.checkpoint()
         while True:
-            await self._wait_reachable()
             if incoming.was_reset:
                 raise self._broken()
-            if incoming.pieces:
+            if not self._is_reachable():
+                await incoming.wait()
+            elif incoming.pieces:
                 arrival = incoming.pieces[0][0]
                 if arrival <= trio.current_time():
                     return self._take(bytes_max)
@@ -125,6 +126,10 @@ class MemoryPipe:
         await trio.lowlevel.checkpoint()
         self.cut()
 
+    def wake(self) -> None:
+        """Look again: who can be reached has changed."""
+        self._in.changed()
+
     def cut(self) -> None:
         """Both directions end at once, at both ends. What was sent and not yet received is lost, unless its sender had
         closed in good order."""
@@ -144,11 +149,11 @@ class MemoryPipe:
 
 
 def open_pipe(
-    connection: Connection, delay_s: Callable[[], float], wait_reachable: Callable[[], Awaitable[None]]
+    connection: Connection, delay_s: Callable[[], float], is_reachable: Callable[[], bool]
 ) -> tuple[MemoryPipe, MemoryPipe]:
     """The two ends of a new stream: ours and the peer's."""
     there, back = _Direction(), _Direction()
-    near = MemoryPipe(connection, there, back, delay_s=delay_s, wait_reachable=wait_reachable)
+    near = MemoryPipe(connection, there, back, delay_s=delay_s, is_reachable=is_reachable)
     far_connection = connection.other or connection
-    far = MemoryPipe(far_connection, back, there, delay_s=delay_s, wait_reachable=wait_reachable)
+    far = MemoryPipe(far_connection, back, there, delay_s=delay_s, is_reachable=is_reachable)
     return near, far

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 import pytest
@@ -115,9 +116,11 @@ def test_call_guarded() -> None:
 
 
 def test_foreign_errors_are_translated() -> None:
-    with pytest.raises(TransportError, match="dial: Connection refused") as caught:
-        with foreign_errors("dial", outcome_known=True, code="X"):
-            raise ConnectionRefusedError(111, "Connection refused")
+    with (
+        pytest.raises(TransportError, match="dial: Connection refused") as caught,
+        foreign_errors("dial", outcome_known=True, code="X"),
+    ):
+        raise ConnectionRefusedError(111, "Connection refused")
     assert (caught.value.code, caught.value.outcome_known) == ("X", True)
     assert isinstance(caught.value.__cause__, ConnectionRefusedError)
     with pytest.raises(RemoteProtocolError), foreign_errors("x", outcome_known=True):
@@ -188,10 +191,8 @@ def test_varints(number: int) -> None:
 @given(st.binary(max_size=200))
 def test_any_bytes_give_a_protocol_or_one_of_two_errors(data: bytes) -> None:
     async def attempt() -> None:
-        try:
+        with contextlib.suppress(TransportError, RemoteProtocolError):
             await multistream.accept(Wire(data), ["/a/1"])
-        except (TransportError, RemoteProtocolError):
-            pass
 
     trio.run(attempt)
 
@@ -246,10 +247,8 @@ def test_any_bytes_give_an_address_or_none(raw: bytes) -> None:
 
 @given(st.text(max_size=80))
 def test_any_text_gives_an_address_or_a_value_error(text: str) -> None:
-    try:
+    with contextlib.suppress(ValueError):
         parse_address(text)
-    except ValueError:
-        pass
 
 
 @pytest.mark.parametrize(
@@ -258,7 +257,7 @@ def test_any_text_gives_an_address_or_a_value_error(text: str) -> None:
      "/ip4/1.2.3.4/tcp/1/ws", "/ip4/1.2.3.4/tcp/²", "/dns4/a b/tcp/1", "/p2p-circuit", "/ip4/1.2.3.4/tcp/1/ws/x"],
 )  # fmt: skip
 def test_bad_addresses(text: str) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r".+"):
         parse_address(text)
 
 
