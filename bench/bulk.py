@@ -10,10 +10,9 @@ import numpy as np
 import trio
 from numpy.typing import NDArray
 
-from bench.figures import Aim, Figure, Result, ratios, rounded
-from bench.nodes import client, make_home, provider, python_server
+from bench.figures import Aim, Figure, Result, ratios
+from bench.nodes import CpuMeter, client, make_home, provider, python_server
 from bench.plan import Plan, say
-from bench.processes import cpu_s
 from bench.tls_echo import PIECE_BYTES, make_certificate, receive_into
 from cocoon_p2p.execution.arrays import to_payload
 from cocoon_p2p.node import Node, RunRequest
@@ -36,19 +35,15 @@ async def run(plan: Plan) -> Result:
     small = to_payload({"x": tensor[:, :WARM_UP_BYTES]})
     jobs: list[float] = []
     tls: list[float] = []
-    cpu = {"client": 0.0, "provider": 0.0, "worker": 0.0}
     with provider(home) as process, python_server("bench.tls_echo", str(certificate)) as port:
         async with client(folder / "client", process.address) as node:
-            payload = to_payload({"x": tensor})
+            payload, meter = to_payload({"x": tensor}), CpuMeter(process)
             await _job_rate(node, small)
             await _tls_rate(certificate, port, tensor[:, :WARM_UP_BYTES])
             for number in range(plan.rounds):
                 tls.append(await _tls_rate(certificate, port, tensor))
-                before = time.process_time(), cpu_s(process.process.pid), process.worker_cpu_s()
-                jobs.append(await _job_rate(node, payload))
-                after = time.process_time(), cpu_s(process.process.pid), process.worker_cpu_s()
-                for who, start, end in zip(cpu, before, after, strict=True):
-                    cpu[who] += end - start
+                with meter:
+                    jobs.append(await _job_rate(node, payload))
                 say(f"bulk: round {number + 1} of {plan.rounds}: {jobs[-1]:.0f} MB/s, TLS {tls[-1]:.0f} MB/s")
     return Result(
         "bulk",
@@ -60,7 +55,7 @@ async def run(plan: Plan) -> Result:
         ),
         {
             "megabytes_each_way": plan.megabytes,
-            "cpu_s_per_job": {who: rounded(seconds / plan.rounds) for who, seconds in cpu.items()},
+            "cpu_ms_per_job": meter.ms_per_job(plan.rounds),
         },
     )
 

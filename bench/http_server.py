@@ -95,16 +95,12 @@ class Batching:
 
     def _work(self, batch: Sequence[_Waiting]) -> None:
         jobs = [self._job(number, waiting.body) for number, waiting in enumerate(batch)]
-        rest = [job for job in jobs if job.as_text]
-        for start in range(0, len(jobs) - len(rest), BATCH_ITEMS_MAX):
-            tensors = [job for job in jobs if not job.as_text][start : start + BATCH_ITEMS_MAX]
-            self._finish(tensors, batch)
-        if rest:
-            self._finish(rest, batch)
-
-    def _finish(self, jobs: list[Job], batch: Sequence[_Waiting]) -> None:
-        for job in self._runner.run(jobs):
-            batch[job.number].answer = _encoded(job.output_tensors())
+        texts = [job for job in jobs if job.as_text]  # the runner groups these by length
+        tensors = [job for job in jobs if not job.as_text]
+        groups = [tensors[start : start + BATCH_ITEMS_MAX] for start in range(0, len(tensors), BATCH_ITEMS_MAX)]
+        for group in (*groups, texts):
+            for job in self._runner.run(group):
+                batch[job.number].answer = _encoded(job.output_tensors())
 
     def _job(self, number: int, body: bytes) -> Job:
         payload = decode_payload(body)

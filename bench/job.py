@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import trio
 
-from bench.figures import Aim, Details, Figure, Result, percentile, rounded
-from bench.nodes import client, make_home, provider
+from bench.figures import Aim, Figure, Result, percentile, rounded
+from bench.nodes import CpuMeter, client, make_home, provider
 from bench.plan import Plan, say
-from bench.processes import cpu_s
 from cocoon_p2p.execution.arrays import to_payload
 from cocoon_p2p.execution.session import OnnxModel, run_options
 from cocoon_p2p.models.registry import ModelRegistry
@@ -34,7 +33,6 @@ class _Rounds:
     p50_ms: list[float] = field(default_factory=list)
     p99_ms: list[float] = field(default_factory=list)
     jobs: int = 0
-    cpu_ms: dict[str, float] = field(default_factory=lambda: {"client": 0.0, "provider": 0.0, "worker": 0.0})
     legs_ms: dict[str, list[float]] = field(default_factory=lambda: {leg: [] for leg in LEGS})
 
 
@@ -47,16 +45,13 @@ async def run(plan: Plan) -> Result:
     rounds = _Rounds()
     with provider(home) as process:
         async with client(folder / "client", process.address) as node:
-            payload = to_payload({"x": INPUT})
+            payload, meter = to_payload({"x": INPUT}), CpuMeter(process)
             for _ in range(WARM_UP_JOBS):
                 await node.run_payload(RunRequest("copy", max_price=0), payload)
             for number in range(plan.rounds):
                 direct = _run_directly(model, plan.seconds_a_round / 4)
-                before = time.process_time(), cpu_s(process.process.pid), process.worker_cpu_s()
-                took = await _run_jobs(node, payload, plan.seconds_a_round, rounds)
-                after = time.process_time(), cpu_s(process.process.pid), process.worker_cpu_s()
-                for who, start, end in zip(rounds.cpu_ms, before, after, strict=True):
-                    rounds.cpu_ms[who] += (end - start) * 1000
+                with meter:
+                    took = await _run_jobs(node, payload, plan.seconds_a_round, rounds)
                 rounds.direct_ms.append(direct)
                 rounds.p50_ms.append(percentile(took, 50) - direct)
                 rounds.p99_ms.append(percentile(took, 99) - direct)
@@ -69,7 +64,12 @@ async def run(plan: Plan) -> Result:
             Figure("added by a job, p50", "ms", tuple(rounds.p50_ms), Aim("<=", 2.0)),
             Figure("added by a job, p99", "ms", tuple(rounds.p99_ms)),
         ),
-        _details(rounds),
+        {
+            "jobs": rounds.jobs,
+            "input_bytes": INPUT.nbytes,
+            "cpu_ms_per_job": meter.ms_per_job(rounds.jobs),
+            "timeline_ms_p50": {leg: rounded(percentile(values, 50)) for leg, values in rounds.legs_ms.items()},
+        },
     )
 
 
@@ -99,12 +99,3 @@ async def _run_jobs(node: Node, payload: Payload, seconds: float, rounds: _Round
         await trio.lowlevel.checkpoint()
     rounds.jobs += len(took)
     return took
-
-
-def _details(rounds: _Rounds) -> Details:
-    return {
-        "jobs": rounds.jobs,
-        "input_bytes": INPUT.nbytes,
-        "cpu_ms_per_job": {who: rounded(ms / rounds.jobs) for who, ms in rounds.cpu_ms.items()},
-        "timeline_ms_p50": {leg: rounded(percentile(values, 50)) for leg, values in rounds.legs_ms.items()},
-    }

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from bench.figures import rounded
 from bench.processes import cpu_s, descendants
 from cocoon_p2p import Node
 from cocoon_p2p.config import NodeConfig
@@ -47,6 +48,32 @@ class ProviderProcess:
 
     def worker_cpu_s(self) -> float:
         return sum(map(cpu_s, self.worker_pids()))
+
+
+class CpuMeter:
+    """Processor time of a client in this process, of a provider and of its workers, in the `with` blocks so far."""
+
+    def __init__(self, process: ProviderProcess) -> None:
+        self._process = process
+        self._spent = [0.0, 0.0, 0.0]
+        self._before = [0.0, 0.0, 0.0]
+
+    def __enter__(self) -> None:
+        self._before = self._now()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._spent = [
+            spent + after - before for spent, after, before in zip(self._spent, self._now(), self._before, strict=True)
+        ]
+
+    def ms_per_job(self, jobs: int) -> dict[str, float]:
+        return {
+            who: rounded(spent / jobs * 1000)
+            for who, spent in zip(("client", "provider", "worker"), self._spent, strict=True)
+        }
+
+    def _now(self) -> list[float]:
+        return [time.process_time(), cpu_s(self._process.process.pid), self._process.worker_cpu_s()]
 
 
 def cocoon_node(*arguments: str) -> list[str]:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
 import trio
 
-from bench.figures import Aim, Details, Figure, Result, ratios, rounded
+from bench.figures import Aim, Details, Figure, Result, ratios
 from bench.http_client import Connection
-from bench.nodes import client, make_home, provider, python_server
+from bench.nodes import CpuMeter, client, make_home, provider, python_server
 from bench.plan import Plan, say
-from bench.processes import cpu_s
 from cocoon_p2p.execution.arrays import to_payload
 from cocoon_p2p.models.minilm import build_minilm
 from cocoon_p2p.models.registry import ModelRegistry
@@ -31,11 +30,18 @@ IN_FLIGHT = 32
 TOKENS = 16
 PAYLOADS = 64
 HTTP_RUNS_AT_ONCE = 2
-"""Threads that run the session at the same time: on two cores 2 did best of 1, 2, 4 and 32 (measured)."""
+"""Threads that run the session at the same time: on two cores 2 and 4 did best of 1, 2, 4 and 32 (380 and 388 a
+second at best, against 333 and 302; noisy)."""
 WORDS = "a node earns by running models for others and every job is sealed paid and signed by both sides"
 OUTPUT = "sentence_embedding"
 AIM = Aim(">=", 0.6)
 
+SIDES = ("job", "plain", "batching")
+LOADS = {"tokens": "same length", "texts": "mixed texts"}
+WARM_UP_S = 1.0
+
+Rates = dict[tuple[str, str], list[float]]
+"""By load and side, jobs a second of each round."""
 Do = Callable[[int, int], Awaitable[None]]
 """Does the job of payload `number` for the client `slot`, 0 to 31."""
 
@@ -44,38 +50,44 @@ async def run(plan: Plan) -> Result:
     folder = plan.folder / "rate"
     home = folder / "provider"
     make_home(home, {"minilm": build_minilm(folder / "model")})
-    loads = {"tokens": _token_payloads(), "texts": _text_payloads()}
-    names = ("job", "plain", "batching")
-    rates: dict[tuple[str, str], list[float]] = {(load, name): [] for load in loads for name in names}
-    cpu: dict[str, Details] = {load: {} for load in loads}
-    with provider(home) as process:
-        async with AsyncExitStack() as stack:
-            node = await stack.enter_async_context(client(folder / "client", process.address))
-            plain = await _open_http(stack, home)
-            batching = await _open_http(stack, home, "batch")
-            sides = {load: (_by_node(node, load, payloads), *(_by_http(c, payloads) for c in (plain, batching)))
-                     for load, payloads in loads.items()}  # fmt: skip
-            for number in range(-1, plan.rounds):
-                for load in loads:
-                    for name, do in zip(names, sides[load], strict=True):
-                        before = time.process_time(), cpu_s(process.process.pid), process.worker_cpu_s()
-                        seconds = plan.seconds_a_round if number >= 0 else min(1.0, plan.seconds_a_round)
-                        jobs, took = await _keep_busy(do, seconds)
-                        if number < 0:
-                            continue  # that was the warm-up
-                        rates[load, name].append(jobs / took)
-                        if name == "job":
-                            after = time.process_time(), cpu_s(process.process.pid), process.worker_cpu_s()
-                            cpu[load] = _cpu_ms_per_job(before, after, jobs)
-                if number >= 0:
-                    say(f"rate: round {number + 1} of {plan.rounds}: " + _latest(rates))
+    rates: Rates = {(load, side): [] for load in LOADS for side in SIDES}
+    cpu: Details = {}
+    with provider(home) as process, _http_server(home) as plain, _http_server(home, "batch") as batching:
+        async with (
+            _connections(plain) as to_plain,
+            _connections(batching) as to_batching,
+            client(folder / "client", process.address) as node,
+        ):
+            for load, payloads in (("tokens", _token_payloads()), ("texts", _text_payloads())):
+                do = {
+                    "job": _by_node(node, payloads),
+                    "plain": _by_http(to_plain, payloads),
+                    "batching": _by_http(to_batching, payloads),
+                }
+                cpu[load] = await _take_turns(plan, load, do, rates, CpuMeter(process))
     return Result("rate", MEASURES, tuple(_figures(rates)), {"in_flight": IN_FLIGHT, "cpu_ms_per_job": cpu})
 
 
-def _figures(rates: dict[tuple[str, str], list[float]]) -> list[Figure]:
+async def _take_turns(plan: Plan, load: str, do: dict[str, Do], rates: Rates, meter: CpuMeter) -> dict[str, float]:
+    """Rounds of one load into `rates`, after a warm-up. Milliseconds of processor time of a job."""
+    for side in SIDES:
+        await _keep_busy(do[side], min(WARM_UP_S, plan.seconds_a_round))
+    jobs = 0
+    for number in range(plan.rounds):
+        for side in SIDES:
+            with meter if side == "job" else nullcontext():
+                done, took = await _keep_busy(do[side], plan.seconds_a_round)
+            jobs += done if side == "job" else 0
+            rates[load, side].append(done / took)
+        latest = ", ".join(f"{side} {rates[load, side][-1]:.0f}/s" for side in SIDES)
+        say(f"rate: {load}: round {number + 1} of {plan.rounds}: {latest}")
+    return meter.ms_per_job(jobs)
+
+
+def _figures(rates: Rates) -> list[Figure]:
     figures = []
-    for load, title in (("tokens", "same length"), ("texts", "mixed texts")):
-        job, plain, batching = (rates[load, name] for name in ("job", "plain", "batching"))
+    for load, title in LOADS.items():
+        job, plain, batching = (rates[load, side] for side in SIDES)
         figures += [
             Figure(f"{title}: plain HTTP", "/s", tuple(plain)),
             Figure(f"{title}: batching HTTP", "/s", tuple(batching)),
@@ -84,15 +96,6 @@ def _figures(rates: dict[tuple[str, str], list[float]]) -> list[Figure]:
             Figure(f"{title}: job / batching HTTP", "", ratios(job, batching)),
         ]
     return figures
-
-
-def _latest(rates: dict[tuple[str, str], list[float]]) -> str:
-    return ", ".join(f"{load} {name} {values[-1]:.0f}/s" for (load, name), values in rates.items())
-
-
-def _cpu_ms_per_job(before: Sequence[float], after: Sequence[float], jobs: int) -> Details:
-    spent = [(end - start) / jobs * 1000 for start, end in zip(before, after, strict=True)]
-    return dict(zip(("client", "provider", "worker"), map(rounded, spent), strict=True))
 
 
 async def _keep_busy(do: Do, seconds: float) -> tuple[int, float]:
@@ -115,12 +118,14 @@ async def _keep_busy(do: Do, seconds: float) -> tuple[int, float]:
     return done, time.perf_counter() - begun
 
 
-def _by_node(node: Node, load: str, payloads: Sequence[Payload]) -> Do:
+def _by_node(node: Node, payloads: Sequence[Payload]) -> Do:
     request = RunRequest("minilm", max_price=0)
 
     async def do(slot: int, number: int) -> None:
         result = await node.run_payload(request, payloads[number])
-        _check(result.payload, load)
+        (tensor,) = result.payload.tensors
+        if (tensor.name, tensor.shape) != (OUTPUT, (1, 384)):
+            raise ValueError(f"{tensor.name}{tensor.shape} is no embedding")
 
     return do
 
@@ -136,22 +141,24 @@ def _by_http(connections: Sequence[Connection], payloads: Sequence[Payload]) -> 
     return do
 
 
-def _check(payload: Payload, load: str) -> None:
-    (tensor,) = payload.tensors
-    if (tensor.name, tensor.shape) != (OUTPUT, (1, 384)):
-        raise ValueError(f"{load}: {tensor.name}{tensor.shape} is no embedding")
-
-
-async def _open_http(stack: AsyncExitStack, home: Path, *options: str) -> list[Connection]:
+@contextmanager
+def _http_server(home: Path, *options: str) -> Iterator[int]:
+    """Its port."""
     installed = ModelRegistry(home).get("minilm")
     threads = str(len(os.sched_getaffinity(0)))  # as many as our worker has
     arguments = (str(installed.folder), threads, str(HTTP_RUNS_AT_ONCE), *options)
-    _, port = await stack.enter_async_context(python_server("bench.http_server", *arguments))
-    connections = []
-    for _ in range(IN_FLIGHT):
-        connections.append(Connection(await trio.open_tcp_stream("127.0.0.1", port)))
-        stack.push_async_callback(connections[-1].aclose)
-    return connections
+    with python_server("bench.http_server", *arguments) as port:
+        yield port
+
+
+@asynccontextmanager
+async def _connections(port: int) -> AsyncIterator[list[Connection]]:
+    async with AsyncExitStack() as stack:
+        connections = []
+        for _ in range(IN_FLIGHT):
+            connections.append(Connection(await trio.open_tcp_stream("127.0.0.1", port)))
+            stack.push_async_callback(connections[-1].aclose)
+        yield connections
 
 
 def _token_payloads() -> list[Payload]:

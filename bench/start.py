@@ -65,8 +65,8 @@ def _run(plan: Plan) -> Result:
 
 def _memory(node: ProviderProcess) -> Details:
     """Of the node's process, its fork server and its workers: resident, and with shared pages divided."""
-    fork_server, *workers = [*node.worker_pids(), 0][:-1] or [0]
-    rows = {"node": [node.process.pid], "fork_server": [fork_server] if fork_server else [], "workers": workers}
+    below = node.worker_pids()
+    rows = {"node": [node.process.pid], "fork_server": below[:1], "workers": below[1:]}
     return {
         name: [{"resident": _rounded(resident_mb(pid)), "own_share": _rounded(own_share_mb(pid))} for pid in pids]
         for name, pids in rows.items()

@@ -1,6 +1,7 @@
 """Durable state of a node in one SQLite file: jobs, receipts, peers, numbers.
 
-`kill -9` at any point loses nothing that a call has returned for. Calls are synchronous and quick (about 60 µs).
+`kill -9` at any point loses nothing that a call has returned for; a power cut may lose the last moments, and leaves the file
+whole (`store.database`). Calls are synchronous and quick.
 Inputs and outputs of jobs are never stored.
 """
 

@@ -1,8 +1,10 @@
 """One SQLite file: how it is opened, checked, migrated and written, and what its failures are called.
 
-WAL mode with synchronous=FULL: a transaction that was committed is on the disk, whatever happens to the process or the
-machine next. A commit costs about 50 µs here, so everything is called directly on the trio thread; a transaction must
-not contain an `await`.
+WAL mode with synchronous=NORMAL: what was committed survives the end of the process, `kill -9` included, and the file stays
+whole even in a power cut. A power cut may take back the last commits, though, except those made `flushed`: these wait until
+the disk has them and all before them (synchronous=FULL, sqlite.org/pragma.html#pragma_synchronous). A commit costs about
+10 µs, a flushed one a round trip to the disk, so everything is called directly on the trio thread; a transaction must not
+contain an `await`.
 """
 
 from __future__ import annotations
@@ -54,6 +56,7 @@ class Database:
         self._failure = failure
         self._depth = 0
         self._doomed = False
+        self._flushing = False
 
     def execute(self, sql: str, values: Sequence[Value] = ()) -> int:
         """Run one statement and return the number of rows it changed."""
@@ -76,12 +79,14 @@ class Database:
         except sqlite3.Error as error:
             raise self._failed(error) from error
 
-    def transaction(self) -> Transaction:
-        """`with database.transaction():` all of it is on the disk afterwards, or, after an exception, none of it.
+    def transaction(self, *, flushed: bool = False) -> Transaction:
+        """`with database.transaction():` all of it is written afterwards, or, after an exception, none of it. With `flushed`
+        it is on the disk itself, safe from a power cut too.
 
-        Transactions nest: the outermost one commits. An exception that leaves an inner one undoes the outermost too.
+        Transactions nest: the outermost one commits, and decides about `flushed`. An exception that leaves an inner one
+        undoes the outermost too.
         """
-        return Transaction(self)
+        return Transaction(self, flushed)
 
     def close(self) -> None:
         """Idempotent."""
@@ -96,9 +101,12 @@ class Database:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def begin(self) -> None:
+    def begin(self, *, flushed: bool) -> None:
         """Used by `Transaction`."""
         if self._depth == 0:
+            if flushed != self._flushing:
+                self.execute(f"PRAGMA synchronous = {'FULL' if flushed else 'NORMAL'}")
+                self._flushing = flushed
             self.execute("BEGIN IMMEDIATE")
             self._doomed = False
         self._depth += 1
@@ -132,13 +140,14 @@ class Database:
 class Transaction:
     """The context manager of `Database.transaction`."""
 
-    __slots__ = ("_database",)
+    __slots__ = ("_database", "_flushed")
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, flushed: bool) -> None:
         self._database = database
+        self._flushed = flushed
 
     def __enter__(self) -> None:
-        self._database.begin()
+        self._database.begin(flushed=self._flushed)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -198,7 +207,7 @@ def _connect(uri: str) -> sqlite3.Connection:
 def _set_up(connection: sqlite3.Connection) -> None:
     for pragma in (
         "journal_mode = WAL",
-        "synchronous = FULL",
+        "synchronous = NORMAL",
         f"journal_size_limit = {DATABASE_WAL_BYTES_KEPT_MAX}",
         "foreign_keys = ON",
         "trusted_schema = OFF",

@@ -186,11 +186,17 @@ def test_hidden_failure_within_a_transaction(path: Path) -> None:
         assert store.values.get("a") == 2
 
 
-def test_every_commit_is_synced(path: Path) -> None:
+def test_flushed_commits_are_synced_and_others_are_not(path: Path) -> None:
+    """kill -9 cannot show it, only a power cut: FULL (2) syncs the log with each commit, NORMAL (1) does not."""
     with open_store(path) as store:
-        # kill -9 cannot show it, only a power cut: FULL (2) syncs the log with each commit, NORMAL would not
-        assert store._database.all("PRAGMA synchronous") == [(2,)]
-        assert store._database.all("PRAGMA journal_mode") == [("wal",)]
+        database = store._database
+        assert database.all("PRAGMA journal_mode") == [("wal",)]
+        for flushed, level in ((False, 1), (True, 2), (True, 2), (False, 1)):
+            with database.transaction(flushed=flushed):
+                store.values.set("a", level)
+                with database.transaction():
+                    pass
+            assert database.all("PRAGMA synchronous") == [(level,)]
 
 
 def test_file_is_the_owners_alone(path: Path) -> None:
