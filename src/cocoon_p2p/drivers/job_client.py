@@ -189,6 +189,10 @@ class _Session:
             self._ports.standing.penalise(self.peer, fault_of_code(error.code))
             await self._stream.reset()
             return error
+        except CocoonError as error:  # ours: a full disk, for instance. It ends these jobs, not the node
+            log.error("a job could not be carried on (%s): %s", error.code, error)
+            await self._stream.reset()
+            return error
 
     async def _on_stray_receipt(self, message: Receipt) -> None:
         """A receipt for a job that is over here. What it takes counts as spent; it is signed only for a job whose output

@@ -58,6 +58,7 @@ from cocoon_p2p.wire.seal import (
     SUITE_XWING,
     EnvelopeHeader,
     SealKeyRecord,
+    decode_response_header,
     decode_seal_key_record,
     decode_signed_seal_key_record,
 )
@@ -290,6 +291,9 @@ class ClientJob:
         self._machine.remote(ClientEvent.OUTPUT_HEAD)
         if message.payload_bytes > limits.JOB_BYTES_MAX:
             raise RemoteProtocolError(f"an output of {message.payload_bytes} bytes is over the bound", code="BOUND")
+        # SPEC seal/1 §5.1
+        if decode_response_header(message.response_header).job_id != self.job_id:
+            raise RemoteProtocolError("the response is for another job", code="ENVELOPE")
         assert self._request is not None
         self.head = message
         return [BeginOutput(self._request.response_opener(message.response_header), message.payload_bytes)]

@@ -4,7 +4,8 @@ A payer has one channel to each payee it works with. A voucher says "of this cha
 in all"; it only ever grows. Credit is what was signed and not yet earned. protocols/voucher/1 has the rules.
 `cocoon_p2p.testing.settlement_contract` holds the tests that every backend passes.
 
-What a method did has been written when it returns, and survives `kill -9`; an accepted voucher survives a power cut too. All amounts are nanogram. All raise SettlementError.
+What a method did has been written when it returns, and survives `kill -9`; an accepted voucher survives a power cut too.
+All amounts are nanogram. All raise SettlementError.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from cocoon_p2p.wire.job import (
     decode_quote_body,
     decode_receipt_body,
 )
-from cocoon_p2p.wire.seal import decode_envelope_header
+from cocoon_p2p.wire.seal import ResponseHeader, decode_envelope_header
 
 
 def error_of(pair: Pair) -> object:
@@ -301,6 +301,17 @@ def test_a_receipt_that_does_not_say_what_was_done_is_not_signed(changes: dict[s
     pair.deliver_to_client(Receipt(pair.job_id, body, PROVIDER.sign(RECEIPT_DOMAIN, body), b"").encode())
     assert isinstance(error_of(pair), RemoteProtocolError)
     assert not pair.effects_of(fx.MarkPaid)
+
+
+def test_an_output_for_another_job_is_not_taken() -> None:
+    pair = Pair()
+    accepted(pair)
+    pair.to_provider.clear()
+    header = ResponseHeader(JobId(bytes(16)), bytes(32)).encode()
+    pair.deliver_to_client(OutputHead(pair.job_id, header, 64, 0, 0).encode())
+    assert pair.effects_of(fx.Penalise) == [fx.Penalise(Fault.BAD_ENVELOPE)]
+    assert not pair.effects_of(fx.BeginOutput)
+    assert pair.effects_of(fx.EndReservation) == [fx.EndReservation(outcome_known=False)]
 
 
 def test_answers_out_of_turn_end_the_stream() -> None:
