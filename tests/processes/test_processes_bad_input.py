@@ -61,12 +61,13 @@ def array_of(name: str) -> np.ndarray:
     ids=["dtype", "shape", "rank", "missing input"],
 )
 def test_wrong_inputs_say_what_the_model_wants(
-    market_town: Town, home: Path, tmp_path: Path, name: str, array: str, pattern: str
+    market_town: Town, tmp_path: Path, name: str, array: str, pattern: str
 ) -> None:
-    before = market_town.nodes["client"].wallet()
-    ended = market_town.cli("run", "matmul", "--input", saved(tmp_path, name, array_of(array)), home=home)
+    client = market_town.nodes["client"]
+    before = client.wallet()
+    ended = market_town.cli("run", "matmul", "--input", saved(tmp_path, name, array_of(array)), home=client.home)
     assert re.search(pattern, explained(ended, 1)), ended.err
-    assert market_town.nodes["client"].wallet() == before, "found before anybody was paid"
+    assert client.wallet() == before, "found before anybody was paid"
 
 
 @pytest.mark.parametrize(
@@ -89,6 +90,7 @@ def test_wrong_arguments_of_run(market_town: Town, home: Path, arguments: list[s
     assert re.search(pattern, explained(market_town.cli("run", "letters", *arguments, home=home), 2))
 
 
+@pytest.mark.slow
 def test_an_unknown_model(market_town: Town, home: Path) -> None:
     ended = market_town.cli("run", "gpt-17", "--text", "a", home=home)
     assert re.search(r"gpt-17", explained(ended, 1))
@@ -262,6 +264,7 @@ def test_a_bootstrap_that_is_somebody_else(market_town: Town, tmp_path: Path) ->
         assert "no bootstrap node could be reached" in line
 
 
+@pytest.mark.slow
 def test_a_bootstrap_that_does_not_speak(tmp_path: Path) -> None:
     """A socket that accepts and says nothing must not hold the start up for long."""
     with socket.create_server(("127.0.0.1", 0)) as silent, Town(tmp_path) as town:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from towns import NODE_TOML, Town, explained
+from towns import ANYWHERE, NODE_TOML, Town, explained
 
 from cocoon_p2p.cli.parser import PROGRAM
 from cocoon_p2p.testing import models
@@ -216,6 +216,7 @@ def test_tier_provider_and_price_options(market_town: Town, tmp_path: Path, tier
         assert (job["role"], job["tier"], job["state"]) == (role, tier, "done")
 
 
+@pytest.mark.slow
 def test_jobs_receipts_wallet(market_town: Town, tmp_path: Path) -> None:
     provider, client = market_town.nodes["provider"], market_town.nodes["client"]
     before = {node: market_town.cli("wallet", "--json", home=node.home).json for node in (provider, client)}
@@ -240,6 +241,7 @@ def test_jobs_receipts_wallet(market_town: Town, tmp_path: Path) -> None:
 # --- without a running node ---
 
 
+@pytest.mark.slow
 def test_run_and_offers_as_a_guest(market_town: Town, tmp_path: Path) -> None:
     bootstrap, provider = market_town.nodes["bootstrap"], market_town.nodes["provider"]
     home = market_town.root / "guest"
@@ -268,6 +270,7 @@ def test_what_needs_a_node_says_so(market_town: Town, command: list[str]) -> Non
 # --- the configurations that are shipped ---
 
 
+@pytest.mark.slow
 def test_the_shipped_configurations_start_as_they_are(tmp_path: Path, model_files: dict[str, Path]) -> None:
     folder = Path(__file__).parents[2] / "nodes"
     with Town(tmp_path) as town:
@@ -275,7 +278,7 @@ def test_the_shipped_configurations_start_as_they_are(tmp_path: Path, model_file
         for name, home in homes.items():
             home.mkdir(mode=0o700)
             assert not (home / "node.toml").exists(), name
-        here = ["--listen", "/ip4/127.0.0.1/tcp/0"]
+        here = ["--listen", ANYWHERE]
 
         def config(name: str) -> list[str]:
             return ["--config", str(folder / name / "node.toml")]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from towns import NodeProcess, Town, eventually, explained
+from towns import ANYWHERE, NodeProcess, Town, eventually, explained
 
 from cocoon_p2p.errors import CocoonError
 
@@ -57,15 +57,15 @@ def town(rough_town: Town, model_files: dict[str, Path]) -> Town:
 
 
 def knows(town: Town, *names: str) -> None:
-    """Wait until the client knows where these providers are now, and that nobody else offers anything."""
-    addresses = {town.nodes[name].peer_id: town.nodes[name].addresses for name in names}
+    """Wait until the client has heard these providers since they were started, and knows of nobody else."""
+    nodes = {town.nodes[name].peer_id: town.nodes[name] for name in names}
 
     def all_known() -> bool:
-        offers = town.nodes["client"].offers("slow")
-        found = {offer["peer_id"]: [f"{a}/p2p/{offer['peer_id']}" for a in offer["addresses"]] for offer in offers}
-        return found == addresses
+        now = time.monotonic()
+        ages = {offer["peer_id"]: offer["age_ms"] / 1000 for offer in town.nodes["client"].offers("slow")}
+        return ages.keys() == nodes.keys() and all(age < now - nodes[peer].launched for peer, age in ages.items())
 
-    eventually(all_known, f"the client knows {names}")
+    eventually(all_known, f"the client knows {names}", 5.0)
 
 
 def busy(town: Town, *names: str) -> NodeProcess:
@@ -99,6 +99,7 @@ def leave_only(town: Town, name: str) -> None:
     knows(town, name)
 
 
+@pytest.mark.slow
 def test_the_job_of_a_killed_provider_is_done_by_the_other(town: Town) -> None:
     client = town.nodes["client"]
     turns = 2_000_000  # 1.2 s on one core
@@ -161,11 +162,11 @@ def test_the_work_of_a_killed_client_is_stopped(town: Town, tmp_path: Path) -> N
     assert any(channel["reserved_nanogram"] for channel in provider.wallet()["channels"])
     client.kill()
     eventually(lambda: not provider.working_on("slow"), "the provider stopped the work", 1.0)
-    free = eventually(
+    eventually(
         lambda: not any(channel["reserved_nanogram"] for channel in provider.wallet()["channels"]),
-        "the reservation is freed", 1.0,
-    )  # fmt: skip
-    assert free
+        "the reservation is freed",
+        1.0,
+    )
     assert provider.jobs()[0]["state"] == "failed"
     with pytest.raises(CocoonError, match="stopped answering"):
         job.result(10)
@@ -220,10 +221,22 @@ def test_a_killed_fork_server_costs_nothing(town: Town) -> None:
     os.kill(server, signal.SIGKILL)
     _, outputs = client.run("matmul", {"x": X}, provider=provider.peer_id)
     assert outputs["y"].tolist() == [[18, 22, 26]]
-    os.kill(provider.model("matmul")["pid"], signal.SIGKILL)  # and a new one makes new workers
-    eventually(
-        lambda: client.run("matmul", {"x": X}, provider=provider.peer_id)[1]["y"].tolist() == [[18, 22, 26]], "a job"
-    )
+    pid = provider.model("matmul")["pid"]
+    os.kill(pid, signal.SIGKILL)  # and a new fork server makes new workers
+    eventually(lambda: provider.model("matmul")["pid"] not in (pid, None), "there is a new worker", 5.0)
+    _, outputs = client.run("matmul", {"x": X}, provider=provider.peer_id)
+    assert outputs["y"].tolist() == [[18, 22, 26]]
+
+
+def test_a_provider_that_is_back_at_another_address_is_known_at_once(town: Town) -> None:
+    """Its first announcement reaches those that it connects to only a moment later."""
+    client = town.nodes["client"]
+    town.nodes["two"].kill()
+    join = [town.nodes["bootstrap"].address]
+    back = town.start("two", "--listen", ANYWHERE, bootstrap=join)
+    knows(town, "one", "two")
+    result, _ = client.run("slow", {"turns": np.int64(1)}, provider=back.peer_id)
+    assert result["attempts"] == []
 
 
 def test_the_market_outlives_its_bootstrap_node(town: Town, tmp_path: Path) -> None:

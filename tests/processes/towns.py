@@ -127,6 +127,7 @@ class NodeProcess:
         self.home = home
         self.process = process
         self.out, self.err = Lines(process.stdout), Lines(process.stderr)
+        self.launched = time.monotonic()
         self.peer_id = ""
         self.addresses: list[str] = []
         self._api: LocalApi | None = None
@@ -246,6 +247,8 @@ class Town:
             "LANG": "C.UTF-8",
             MARKER: self._marker,
         }
+        if "PYTHONPATH" in os.environ:
+            self.environment["PYTHONPATH"] = os.environ["PYTHONPATH"]
 
     def __enter__(self) -> Town:
         return self

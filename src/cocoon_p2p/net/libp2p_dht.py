@@ -27,7 +27,7 @@ from cocoon_p2p.limits import (
     DHT_RPC_TIMEOUT_S,
 )
 from cocoon_p2p.net.kademlia import Frontier, RoutingTable, position_of, position_of_peer
-from cocoon_p2p.net.libp2p_dht_messages import KAD, read_message, read_peers, send_message
+from cocoon_p2p.net.libp2p_dht_messages import KAD, provider_key, read_message, read_peers, send_message
 from cocoon_p2p.net.libp2p_dht_server import DhtServer
 from cocoon_p2p.net.libp2p_muxer import MuxStream
 from cocoon_p2p.net.libp2p_streams import Streams
@@ -132,7 +132,8 @@ class Dht:
                 found.setdefault(peer)
             return False  # every one of the k nearest is asked: their lists differ
 
-        await self._lookup(position_of(content_id), Message(type=Message.GET_PROVIDERS, key=content_id), look)
+        key = provider_key(content_id)
+        await self._lookup(position_of(key), Message(type=Message.GET_PROVIDERS, key=key), look)
         found.pop(self._switch.peer_id, None)
         return tuple(PeerAddresses(peer, tuple(map(str, self._switch.book.get(peer)))) for peer in list(found)[:count])
 
@@ -184,19 +185,20 @@ class Dht:
 
     async def _store_provider(self, content_id: bytes) -> int:
         self._server.providers.add(content_id, self._switch.peer_id, trio.current_time())
-        message = Message(type=Message.ADD_PROVIDER, key=content_id)
+        key = provider_key(content_id)
+        message = Message(type=Message.ADD_PROVIDER, key=key)
         own_id = peer_id_to_bytes(self._switch.peer_id)
         entry = message.providerPeers.add()
         entry.id = own_id
         entry.addrs.extend(self._server.own_addresses())
 
-        question = Message(type=Message.GET_PROVIDERS, key=content_id)
+        question = Message(type=Message.GET_PROVIDERS, key=key)
 
         async def store(peer: PeerId) -> bool:
-            answer = await self._ask(peer, message, question)  # ADD_PROVIDER has no answer of its own
+            answer = await self._ask(peer, message, question)  # nobody but py-libp2p answers ADD_PROVIDER
             return any(entry.id == own_id for entry in answer.providerPeers)
 
-        return await self._store(content_id, store)
+        return await self._store(key, store)
 
     async def _store(self, raw_key: bytes, store: Callable[[PeerId], Awaitable[bool]]) -> int:
         """Call `store` for each of the k peers nearest to the key; how many took it."""
@@ -248,7 +250,7 @@ class Dht:
         return look(peer, answer)
 
     async def _ask(self, peer: PeerId, *requests: Message) -> Message:
-        """Send requests of which the last has an answer. Raises CocoonError.
+        """Send requests, and return the answer to the last. Raises CocoonError.
 
         A stream that was used before saves its opening, which costs three times as much as the question; the peer may
         have closed it in the meantime, and then a new one is opened.
@@ -266,9 +268,12 @@ class Dht:
         try:
             for request in requests:
                 await send_message(stream, request)
-            answer = await read_message(stream)
-            answered = stream.peer not in self._pool
-            return answer
+            for _ in requests:
+                answer = await read_message(stream)
+                if answer.type == requests[-1].type:
+                    answered = stream.peer not in self._pool
+                    return answer
+            raise RemoteProtocolError("kad: an answer to another request", code="MALFORMED")
         finally:
             if answered:
                 self._pool[stream.peer] = stream

@@ -24,6 +24,8 @@ KAD = "/cocoon/kad/1.0.0"
 MESSAGE_BYTES_MAX = DHT_VALUE_BYTES_MAX + (DHT_BUCKET_PEERS_MAX + DHT_PROVIDERS_MAX) * 1024
 """A record and, for each peer of the longest answer, an id and sixteen addresses."""
 _KEY_BYTES_MAX = 512
+_SHA2_256 = b"\x12\x20"  # multihash: sha2-256, 32 bytes
+_CONTENT_ID_BYTES = 32
 
 
 async def send_message(stream: ReadWriter, message: Message) -> None:
@@ -41,6 +43,19 @@ async def read_message(stream: ReadWriter) -> Message:
     if len(message.key) > _KEY_BYTES_MAX:
         raise RemoteProtocolError(f"kad: a key of {len(message.key)} bytes", code="BOUND")
     return message
+
+
+def provider_key(content_id: bytes) -> bytes:
+    """The key under which a content id stands in ADD_PROVIDER and GET_PROVIDERS: a multihash, kad-dht 1.0. js-libp2p and
+    go-libp2p refuse anything else, and it is what is hashed to the position."""
+    return _SHA2_256 + content_id
+
+
+def content_id_of(key: bytes) -> bytes:
+    """The inverse of `provider_key`. Raises RemoteProtocolError for a key that is not the multihash of a SHA-256."""
+    if len(key) != len(_SHA2_256) + _CONTENT_ID_BYTES or not key.startswith(_SHA2_256):
+        raise RemoteProtocolError("kad: the key of a content is a sha2-256 multihash", code="MALFORMED")
+    return key[len(_SHA2_256) :]
 
 
 def add_peers(field: Iterable[Message.Peer], peers: Iterable[PeerId], book: AddressBook) -> None:

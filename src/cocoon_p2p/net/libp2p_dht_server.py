@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import trio
 from libp2p.kad_dht.pb.kademlia_pb2 import Message
 
 from cocoon_p2p.errors import RemoteProtocolError, TransportError
-from cocoon_p2p.ids import PeerId, peer_id_to_bytes
+from cocoon_p2p.ids import PeerId, peer_id_from_bytes, peer_id_to_bytes
 from cocoon_p2p.limits import DHT_PROVIDERS_MAX
 from cocoon_p2p.net.addresses import address_to_bytes, parse_address
 from cocoon_p2p.net.kademlia import ProviderStore, RecordStore, RoutingTable, position_of
-from cocoon_p2p.net.libp2p_dht_messages import add_peers, read_message, read_peers, send_message
+from cocoon_p2p.net.libp2p_dht_messages import add_peers, content_id_of, read_message, read_peers, send_message
 from cocoon_p2p.net.libp2p_muxer import MuxStream
 from cocoon_p2p.net.libp2p_switch import Switch
 from cocoon_p2p.net.port import RecordValidator
 
 _IDLE_S = 60.0
 """How long a stream of requests may be silent; askers keep theirs open for the next question."""
-_CONTENT_ID_BYTES = 32
 
 
 class DhtServer:
@@ -56,14 +57,12 @@ class DhtServer:
                 self._add_provider(peer, request)
                 return None
             case Message.GET_PROVIDERS:
-                providers = self.providers.get(request.key, trio.current_time())
+                providers = self.providers.get(content_id_of(request.key), trio.current_time())
                 add_peers(answer.providerPeers, [p for p in providers if p != self._switch.peer_id], self._switch.book)
                 if self._switch.peer_id in providers:
-                    entry = answer.providerPeers.add()
-                    entry.id = peer_id_to_bytes(self._switch.peer_id)
-                    entry.addrs.extend(self.own_addresses())
+                    self._add_ourselves(answer.providerPeers)
             case Message.FIND_NODE:
-                pass
+                return self._find(peer, request)
             case Message.PING:
                 return answer
             case _:
@@ -71,6 +70,23 @@ class DhtServer:
         nearest = self._table.nearest(position_of(request.key))
         add_peers(answer.closerPeers, [near for near in nearest if near != peer], self._switch.book)
         return answer
+
+    def _find(self, peer: PeerId, request: Message) -> Message:
+        """The peer asked for comes first if we know where it is, also one that serves no DHT, also ourselves. go-libp2p
+        asks each new peer for itself, and keeps those out of its table that answer with nobody."""
+        answer = Message(type=Message.FIND_NODE, key=request.key)
+        near = [near for near in self._table.nearest(position_of(request.key)) if near != peer]
+        if request.key == peer_id_to_bytes(self._switch.peer_id):
+            self._add_ourselves(answer.closerPeers)
+        elif (wanted := _peer_id_or_none(request.key)) not in (None, peer) and self._switch.book.get(wanted):
+            near = [wanted, *(other for other in near if other != wanted)]
+        add_peers(answer.closerPeers, near, self._switch.book)
+        return answer
+
+    def _add_ourselves(self, field: Any) -> None:
+        entry = field.add()
+        entry.id = peer_id_to_bytes(self._switch.peer_id)
+        entry.addrs.extend(self.own_addresses())
 
     def _put(self, request: Message) -> Message:
         """The record that we now hold under the key; the writer sees by it whether its own was taken."""
@@ -85,9 +101,15 @@ class DhtServer:
 
     def _add_provider(self, peer: PeerId, request: Message) -> None:
         """A peer speaks for itself only."""
-        if len(request.key) != _CONTENT_ID_BYTES:
-            raise RemoteProtocolError("kad: a content id has 32 bytes", code="BOUND")
+        content_id = content_id_of(request.key)
         for provider, addresses in read_peers(request.providerPeers, DHT_PROVIDERS_MAX):
             if provider == peer:
                 self._switch.book.add(peer, addresses)
-                self.providers.add(request.key, peer, trio.current_time())
+                self.providers.add(content_id, peer, trio.current_time())
+
+
+def _peer_id_or_none(key: bytes) -> PeerId | None:
+    try:
+        return peer_id_from_bytes(key)
+    except ValueError:
+        return None
