@@ -170,6 +170,7 @@ def open_libp2p_network(identity: IdentityKey, config: NodeConfig) -> AbstractAs
         agent=config.node.agent,
         dht_server=config.network.dht_mode == "server",
         validators=VALIDATORS,
+        announce=config.network.announce_addresses,
     )
 
 

@@ -126,6 +126,25 @@ async def test_a_provider_that_vanished_is_forgotten_within_a_minute(
         assert await client.node.offers("echo") == []
 
 
+async def test_a_provider_that_came_back_elsewhere_is_found_again(
+    tmp_path: Path, echo_model: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with Simulation(tmp_path) as sim:
+        await sim.start("bootstrap")
+        provider = await sim.start("provider", model=echo_model, behaviour=doubled)
+        client = await sim.start("client")
+        await run(client)
+        before = provider.node.addresses()
+        market = client.node._parts.market
+        stale = market._book.announcement_of(provider.node.peer_id)
+        assert stale is not None
+        await sim.kill("provider")
+        provider = await sim.start("provider", model=echo_model, behaviour=doubled)
+        assert provider.node.addresses() != before
+        market._book._entries[provider.node.peer_id] = stale  # whatever gossip has brought by now
+        assert np.array_equal(result_of(await run(client)), 2 * X)
+
+
 async def test_a_provider_that_leaves_says_so(
     tmp_path: Path, echo_model: Path, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -24,7 +24,7 @@ OFFER_COLUMNS = (
     Column("PROVIDER"),
     Column("A JOB", right=True),
     Column("AN ITEM", right=True),
-    Column("TIERS"),
+    Column("TIERS", elastic=True),
     Column("FREE", right=True),
     Column("DEVICE", elastic=True),
 )

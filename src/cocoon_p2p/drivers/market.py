@@ -331,18 +331,33 @@ class MarketDriver:
                 nursery.start_soon(one, peer)
 
     async def _learn(self, peer: PeerAddresses) -> None:
-        """A peer's current announcement: from itself, or, if it cannot be reached, from the DHT."""
-        try:
-            answer = await self._ask(peer.peer, peer.addresses, GetCapacity().encode())
-            if isinstance(answer, SignedAnnouncement) and answer.announcement.peer_id == peer.peer:
-                self._take(answer.encode())
-            return
-        except (TransportError, RemoteProtocolError) as error:
-            log.info("peer %s could not be asked for its offers: %s", peer.peer, error)
-        with suppress(TransportError):
-            record = await self._ports.network.dht_get(capacity_key(peer.peer))
-            if record is not None:
-                self._take(record)
+        """A peer's current announcement, from itself. Where it cannot be reached, the DHT may know newer addresses; what the
+        DHT says is not taken for an offer, since whoever cannot be asked cannot do a job either."""
+        for addresses in (peer.addresses, None):
+            try:
+                if addresses is None:
+                    addresses = await self._addresses_in_dht(peer.peer)  # noqa: PLW2901
+                    if not addresses:
+                        return
+                answer = await self._ask(peer.peer, addresses, GetCapacity().encode())
+            except TransportError as error:
+                log.info("peer %s could not be asked for its offers: %s", peer.peer, error)
+            except RemoteProtocolError as error:
+                log.info("peer %s answered badly: %s", peer.peer, error)
+                return
+            else:
+                if isinstance(answer, SignedAnnouncement) and answer.announcement.peer_id == peer.peer:
+                    self._take(answer.encode())
+                return
+
+    async def _addresses_in_dht(self, peer: PeerId) -> tuple[str, ...]:
+        """What a peer's own record says; () when there is none."""
+        record = await self._ports.network.dht_get(capacity_key(peer))
+        return () if record is None else verify_announcement(record).announcement.addresses
+
+    def forget(self, peer: PeerId) -> None:
+        """A peer that could not be reached where it said; what it says next brings it back."""
+        self._book.forget(peer)
 
     def _take(self, raw: bytes) -> None:
         try:

@@ -17,7 +17,7 @@ from cocoon_p2p import limits
 from cocoon_p2p.drivers.clock import Clock, unix_ms
 from cocoon_p2p.drivers.job_client import Attempt, JobClient
 from cocoon_p2p.drivers.market import MarketDriver
-from cocoon_p2p.drivers.resolve import Resolver
+from cocoon_p2p.drivers.resolve import ResolvedModel, Resolver
 from cocoon_p2p.errors import CocoonError, PeerRefused, RefusalReason, RemoteProtocolError, TransportError
 from cocoon_p2p.ids import JobId, ModelId, PeerId, Tier
 from cocoon_p2p.models.check import check_inputs
@@ -86,6 +86,9 @@ class _Progress:
     discovered: float = 0.0
     failures: list[dict[str, str]] = field(default_factory=list)
     excluded: set[PeerId] = field(default_factory=set)
+    unreachable: set[PeerId] = field(default_factory=set)
+    """Of the excluded, those that were not where they said."""
+    looked_again: bool = False
     at_risk: int = 0
     last_error: CocoonError | None = None
 
@@ -117,7 +120,13 @@ class Buyer:
                 )
             progress.discovered = self._ports.clock.now()
             while True:
-                attempt = await self._quote(progress, model.model_id, model.offers, items)
+                try:
+                    attempt = await self._quote(progress, model.model_id, model.offers, items)
+                except TransportError:
+                    if progress.looked_again or not progress.unreachable:
+                        raise
+                    model = await self._look_again(progress, order.model)
+                    continue
                 try:
                     return await self._carry_through(progress, attempt, model.name)
                 except CocoonError as error:
@@ -128,6 +137,13 @@ class Buyer:
         raise TransportError(
             f"no answer within {order.timeout_s:g} s", outcome_known=False, code="TIMEOUT", hint="allow more: --timeout"
         )
+
+    async def _look_again(self, progress: _Progress, model: str) -> ResolvedModel:
+        """Nobody that we knew of was where it said: perhaps they came back elsewhere."""
+        progress.looked_again = True
+        progress.excluded -= progress.unreachable
+        progress.unreachable.clear()
+        return await self._resolver.resolve(model)
 
     # --- quotes ---
 
@@ -185,6 +201,9 @@ class Buyer:
             except (PeerRefused, TransportError, RemoteProtocolError) as error:
                 errors.append(error)
                 progress.excluded.add(peer)
+                if isinstance(error, TransportError):
+                    self._market.forget(peer)
+                    progress.unreachable.add(peer)
                 progress.failures.append({"provider": peer, "error": error.message, "code": error.code})
             if quotes:
                 nursery.cancel_scope.deadline = min(

@@ -50,12 +50,13 @@ async def open_libp2p(
     dht_server: bool = True,
     validators: Mapping[str, RecordValidator] = MappingProxyType({}),
     bootstrap: Sequence[str] = (),
+    announce: Sequence[str] = (),
 ) -> AsyncIterator[Libp2pNetwork]:
     """A network under the Ed25519 identity of `seed` (32 bytes), listening on `listen` when it is yielded.
 
     `validators` are by namespace: {"cocoon-capacity": …} vouches for the keys "/cocoon-capacity/…". `bootstrap` holds
-    addresses with /p2p/; they are dialled in the background, again and again until they answer. Raises ConfigError for
-    an address that is malformed or in use.
+    addresses with /p2p/; they are dialled in the background, again and again until they answer. `announce` is what others
+    are told in place of the addresses that we listen on. Raises ConfigError for an address that is malformed or in use.
     """
     key = Ed25519PrivateKey.from_private_bytes(seed)
     peer_id = peer_id_from_public_key(key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw))
@@ -64,6 +65,7 @@ async def open_libp2p(
         network = Libp2pNetwork(
             Upgrader.from_seed(peer_id, seed), key, nursery, agent=agent, validators=validators, dht_server=dht_server
         )
+        network.announce(announce)
         await network.start(listen, known)
         yield network
 
@@ -97,6 +99,10 @@ class Libp2pNetwork:
             if peer != self.peer_id:
                 self._dht.expect_peers()
                 self._nursery.start_soon(self._stay_connected, peer, address)
+
+    def announce(self, addresses: Sequence[str]) -> None:
+        """What others are told in place of the addresses that we listen on; none goes back to those."""
+        self._switch.announced = tuple(addresses)
 
     @property
     def peer_id(self) -> PeerId:

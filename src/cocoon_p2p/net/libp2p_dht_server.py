@@ -29,7 +29,7 @@ class DhtServer:
         self.providers = ProviderStore()
 
     def own_addresses(self) -> list[bytes]:
-        return [address_to_bytes(parse_address(text)) for text in self._switch.addresses()]
+        return [address_to_bytes(parse_address(text)) for text in self._switch.announced_addresses()]
 
     async def serve(self, stream: MuxStream) -> None:
         """Requests of one stream, until the peer ends it. Raises CocoonError: the stream is then reset."""

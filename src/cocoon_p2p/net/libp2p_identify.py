@@ -40,7 +40,7 @@ class Identification:
             protocol_version=_PROTOCOL_VERSION,
             agent_version=self._agent,
             public_key=_ED25519_KEY_PREFIX + public_key_of(self._switch.peer_id),
-            listen_addrs=[address_to_bytes(parse_address(text)) for text in self._switch.addresses()],
+            listen_addrs=[address_to_bytes(parse_address(text)) for text in self._switch.announced_addresses()],
             observed_addr=address_to_bytes(parse_address(stream.connection.address)),
             protocols=self._streams.protocols(),
         )

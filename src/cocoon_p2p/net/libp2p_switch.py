@@ -72,6 +72,7 @@ class Switch:
         self.book = AddressBook()
         self.events: Feed[NetworkEvent] = Feed(NET_EVENTS_QUEUE_MAX)
         self.counters = counters
+        self.announced: tuple[str, ...] = ()
         self.on_stream: Callable[[Link, MuxStream], None] = _refuse_stream
         self.on_link: list[LinkTask] = []
         """Run, guarded, for each new connection."""
@@ -84,6 +85,10 @@ class Switch:
         self._banned_until: dict[PeerId, float] = {}
 
     # --- listening ---------------------------------------------------------------------------------------------------
+
+    def announced_addresses(self) -> tuple[str, ...]:
+        """What others are told: what the operator announces, or else what we listen on."""
+        return self.announced or self.addresses()
 
     def addresses(self) -> tuple[str, ...]:
         return resolve_wildcards(self._listening)
