@@ -9,10 +9,11 @@ import pytest
 import trio
 from net_nodes import open_node, polled
 
-from cocoon_p2p.errors import CocoonError, TransportError
+from cocoon_p2p.errors import CocoonError, RemoteProtocolError, TransportError
+from cocoon_p2p.ids import PeerId, peer_id_to_bytes
 from cocoon_p2p.net import libp2p_dht
 from cocoon_p2p.net.libp2p import Libp2pNetwork
-from cocoon_p2p.net.libp2p_dht_messages import KAD
+from cocoon_p2p.net.libp2p_dht_messages import KAD, content_id_of, provider_key, read_message, send_message
 from cocoon_p2p.net.libp2p_muxer import MuxStream
 from cocoon_p2p.net.multistream import encode_prefixed, encode_varint
 from cocoon_p2p.testing.net_contract import CONTENT, KEY, full_addresses
@@ -102,11 +103,90 @@ async def test_what_was_published_reaches_peers_that_come_later(monkeypatch: pyt
 async def test_a_peer_provides_only_for_itself() -> None:
     async with open_node(1) as first, open_node(2) as victim, open_node(3) as liar:
         await liar.connect(first.peer_id, first.addresses())
-        message = libp2p_dht.Message(type=libp2p_dht.Message.ADD_PROVIDER, key=CONTENT)
+        message = libp2p_dht.Message(type=libp2p_dht.Message.ADD_PROVIDER, key=provider_key(CONTENT))
         message.providerPeers.add().id = libp2p_dht.peer_id_to_bytes(victim.peer_id)
-        question = libp2p_dht.Message(type=libp2p_dht.Message.GET_PROVIDERS, key=CONTENT)
+        question = libp2p_dht.Message(type=libp2p_dht.Message.GET_PROVIDERS, key=provider_key(CONTENT))
         answer = await liar._dht._ask(first.peer_id, message, question)
         assert list(answer.providerPeers) == []
+
+
+def test_contents_are_asked_for_by_their_multihash() -> None:
+    """Of anything else js-libp2p says "Invalid CID" and go-libp2p nothing."""
+    key = provider_key(CONTENT)
+    assert key == b"\x12\x20" + CONTENT
+    assert content_id_of(key) == CONTENT
+    for wrong in (CONTENT, key[:-1], key + b"x", b"\x13" + key[1:], b""):
+        with pytest.raises(RemoteProtocolError):
+            content_id_of(wrong)
+
+
+async def test_a_peer_that_confirms_add_provider() -> None:
+    """py-libp2p's own DHT answers ADD_PROVIDER, others do not: the answer must not be taken for that to the next request,
+    nor for those to all later ones on the same stream. And rust-libp2p leaves the asker out of its answer."""
+    asked = []
+
+    async def answers_everything(stream: MuxStream) -> None:
+        while True:
+            request = await read_message(stream)
+            asked.append(request.type)
+            answer = libp2p_dht.Message(type=request.type, key=request.key)
+            if request.type == libp2p_dht.Message.GET_VALUE:
+                answer.record.key, answer.record.value = request.key, b"1:x"
+            await send_message(stream, answer)
+
+    async with open_node(1) as first, open_node(2, bootstrap=full_addresses(first)) as second:
+        first._streams.set_internal(KAD, answers_everything)
+        await second.provide(CONTENT)
+        assert libp2p_dht.Message.ADD_PROVIDER in asked
+        assert await second.dht_get(KEY) == b"1:x"
+
+
+async def test_a_peer_that_refuses_a_provider() -> None:
+    async def refuses(stream: MuxStream) -> None:
+        while True:
+            request = await read_message(stream)
+            if request.type == libp2p_dht.Message.ADD_PROVIDER:
+                raise RemoteProtocolError("no")
+            await send_message(stream, libp2p_dht.Message(type=request.type, key=request.key))
+
+    async with open_node(1) as first, open_node(2, bootstrap=full_addresses(first)) as second:
+        first._streams.set_internal(KAD, refuses)
+        with pytest.raises(TransportError) as caught:
+            await second.provide(CONTENT)
+        assert caught.value.code == "NOBODY"
+
+
+async def test_an_answer_to_another_request_is_refused() -> None:
+    async def answers_wrongly(stream: MuxStream) -> None:
+        while True:
+            await read_message(stream)
+            await send_message(stream, libp2p_dht.Message(type=libp2p_dht.Message.PING))
+
+    async with open_node(1) as first, open_node(2) as second:
+        first._streams.set_internal(KAD, answers_wrongly)
+        await second.connect(first.peer_id, first.addresses())
+        with pytest.raises(RemoteProtocolError):
+            await second._dht._ask(first.peer_id, libp2p_dht.Message(type=libp2p_dht.Message.FIND_NODE, key=b"any"))
+        assert not second._dht._pool
+
+
+async def asked_for(asker: Libp2pNetwork, asked: PeerId, wanted: PeerId) -> list[bytes]:
+    question = libp2p_dht.Message(type=libp2p_dht.Message.FIND_NODE, key=peer_id_to_bytes(wanted))
+    answer = await asker._dht._ask(asked, question)
+    return [entry.id for entry in answer.closerPeers if entry.addrs]
+
+
+async def test_the_peer_that_is_asked_for_is_told() -> None:
+    """Also when it is ourselves, by which go-libp2p tries each new peer, or no server of the DHT."""
+    async with open_node(1) as first:
+        known = full_addresses(first)
+        async with open_node(2, dht_server=False, bootstrap=known) as client, open_node(3, bootstrap=known) as asker:
+            await client.connect(first.peer_id, first.addresses())
+            await asker.connect(first.peer_id, first.addresses())
+            await identified(first)
+            assert await asked_for(asker, first.peer_id, first.peer_id) == [peer_id_to_bytes(first.peer_id)]
+            assert await asked_for(asker, first.peer_id, client.peer_id) == [peer_id_to_bytes(client.peer_id)]
+            assert await asked_for(asker, first.peer_id, asker.peer_id) == []
 
 
 @pytest.mark.parametrize(

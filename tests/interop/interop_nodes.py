@@ -1,0 +1,64 @@
+"""Our side of the tests of this folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import trio
+from foreign import Foreign
+
+from cocoon_p2p.ids import PeerId
+from cocoon_p2p.net.libp2p import Libp2pNetwork, open_libp2p
+from cocoon_p2p.net.libp2p_identify import PING
+from cocoon_p2p.net.libp2p_switch import Link
+from cocoon_p2p.testing.net_contract import VALIDATORS, full_addresses
+
+PATIENCE_S = 60.0
+"""Only a hanging test meets it: other programs start and beat at their own pace, on a machine that may be busy."""
+_POLL_S = 0.01
+
+
+@asynccontextmanager
+async def open_node(number: int, *, bootstrap: Sequence[str] = ()) -> AsyncIterator[Libp2pNetwork]:
+    with trio.fail_after(PATIENCE_S):
+        async with open_libp2p(
+            hashlib.sha256(b"interop node %d" % number).digest(),
+            listen=["/ip4/127.0.0.1/tcp/0"],
+            agent=f"interop/{number}",
+            bootstrap=bootstrap,
+            validators=VALIDATORS,
+        ) as network:
+            yield network
+
+
+async def dial_each_other(network: Libp2pNetwork, foreign: Foreign, *, we_dial: bool) -> None:
+    if we_dial:
+        await network.connect(foreign.peer_id, foreign.addresses)
+    else:
+        await foreign.call("connect", address=full_addresses(network)[0])
+        await polled(lambda: bool(network.peers()))
+
+
+async def identified_link(network: Libp2pNetwork, peer: PeerId) -> Link:
+    link = network._switch.link(peer)
+    assert link is not None
+    await link.identified.wait()
+    return link
+
+
+async def ping(network: Libp2pNetwork, peer: PeerId) -> None:
+    stream = await network._streams.open_raw(peer, PING)
+    for _ in range(3):
+        data = os.urandom(32)
+        await stream.write(data)
+        assert await stream.read_exactly(32) == data
+    await stream.close()
+
+
+async def polled(condition: Callable[[], bool]) -> None:
+    """Wait for what has no event: state that messages of the other side change."""
+    while not condition():  # noqa: ASYNC110
+        await trio.sleep(_POLL_S)
