@@ -249,3 +249,5 @@ MANIFEST_SOURCES_MAX = 4
 """Peers asked one after the other for a manifest before giving up."""
 NEIGHBOURS_ASKED_MAX = 8
 """Connected peers that a newcomer asks directly beside those that the DHT names."""
+ANSWER_TIMEOUT_S = 1.0
+"""How long a node that stops waits for what providers say of jobs it just gave up: whether they cost anything."""

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cocoon_p2p.assembly import Backends, Parts, open_parts
-from cocoon_p2p.config import NodeConfig, load_config
+from cocoon_p2p.config import NodeConfig, load_config, render_toml
 from cocoon_p2p.drivers.purchase import Order, Purchase
 from cocoon_p2p.errors import ConfigError
 from cocoon_p2p.home import Home, locate_home
 from cocoon_p2p.ids import PeerId, Tier, parse_peer_id
+from cocoon_p2p.limits import AMOUNT_NANOGRAM_MAX, JOB_TIMEOUT_MAX_S
 from cocoon_p2p.proto.market import BookOffer
 from cocoon_p2p.rows import Row, job_row, model_row, receipt_row, wallet_row
 from cocoon_p2p.tensors import TEXT_INPUT, Payload, string_tensor
@@ -36,7 +37,7 @@ class RunRequest:
     tier: str | None = None
     """"sealed" or "open"; None: the configuration's."""
     max_price: int | None = None
-    """nanogram; 0 for no limit; None: the configuration's."""
+    """nanogram, the most to pay; None: the configuration's."""
     provider: str | None = None
     """Peer id; None: the best offer."""
     timeout_s: float | None = None
@@ -77,7 +78,8 @@ class Node:
     ) -> AsyncIterator[Node]:
         """A running node, stopped at the end of the block.
 
-        `home` is made with a new identity when it does not exist (None: COCOON_HOME, or ~/.cocoon). `config` is what
+        `home` is made with a new identity when it does not exist (None: COCOON_HOME, or ~/.cocoon); one that is made here is a
+        client's: it accepts no connections and serves nobody, unless `listen` or `models` say otherwise. `config` is what
         node.toml says (read from the home when not given); `bootstrap`, `listen` and `models` go before it. `backends` is
         for simulations (`cocoon_p2p.testing`).
 
@@ -87,10 +89,12 @@ class Node:
         path = locate_home(home)
         if config is None:
             config = load_config(None, path)
-        config = _with_options(config, bootstrap, listen, models)
+            if not (path / "node.toml").exists() and listen is None and not models:
+                config = config.as_client()
         place = Home(path, passphrase_file=config.identity.passphrase_file)
         if not place.initialised:
-            place.init()
+            place.init(config_text=None if place.config_file.exists() else render_toml(config))
+        config = _with_options(config, bootstrap, listen, models)
         async with open_parts(place, config, backends or Backends()) as parts:
             yield cls(parts)
 
@@ -130,6 +134,8 @@ class Node:
 
         if (inputs is None) == (text is None):
             raise ConfigError("give either inputs or text", hint='node.run("minilm", text=["…"])')
+        if isinstance(text, str):
+            raise ConfigError("text must be a list of texts, not one text", hint='node.run("minilm", text=["…"])')
         if text is not None:
             payload = Payload((string_tensor(TEXT_INPUT, list(text)),), tuple(outputs))
         else:
@@ -140,12 +146,12 @@ class Node:
     async def run_payload(self, request: RunRequest, payload: Payload) -> RunResult:
         """The same for a payload as it travels, with everything that is known of the job. Raises as `run`."""
         client = self._parts.config.client
-        max_price = client.max_price if request.max_price is None else request.max_price
+        _check_request(request)
         order = Order(
             model=request.model,
             payload=payload,
             tier=_tier(request.tier or client.tier),
-            max_total=max_price or None,
+            max_total=(client.max_price or None) if request.max_price is None else request.max_price,
             provider=_peer(request.provider),
             timeout_s=client.timeout_s if request.timeout_s is None else request.timeout_s,
         )
@@ -196,6 +202,7 @@ class Node:
             "uptime_s": round(parts.clock.now() - parts.started, 3),
             "peers": len(parts.network.peers()),
             "settlement_network": parts.settlement.network_id,
+            "serve": parts.serving is not None,
             "models": self.models(),
             "jobs": jobs,
             "memory_bytes": _memory_bytes(),
@@ -302,10 +309,21 @@ def _with_options(
     network = replace(
         config.network,
         bootstrap=(*bootstrap, *config.network.bootstrap),
-        listen=tuple(listen) if listen else config.network.listen,
+        listen=config.network.listen if listen is None else tuple(listen),
     )
     provider = replace(config.provider, models=tuple(models) or config.provider.models)
     return replace(config, network=network, provider=provider)
+
+
+def _check_request(request: RunRequest) -> None:
+    """Raises ConfigError: what goes on the wire must be right before it goes."""
+    price, timeout_s = request.max_price, request.timeout_s
+    if price is not None and (type(price) is not int or not 0 <= price <= AMOUNT_NANOGRAM_MAX):
+        raise ConfigError(
+            f"max_price must be a whole number of nanogram, not {price!r}", hint="1 GRAM is 1_000_000_000"
+        )
+    if timeout_s is not None and not 0 < timeout_s <= JOB_TIMEOUT_MAX_S:
+        raise ConfigError(f"timeout_s must be from 0 to {JOB_TIMEOUT_MAX_S:g} seconds, not {timeout_s!r}")
 
 
 def _tier(text: str) -> Tier:

@@ -29,6 +29,16 @@ def doubled(payload: Payload) -> Payload:
     return Payload((Tensor("y", "float32", payload.tensors[0].shape, (2 * x).tobytes()),))
 
 
+async def nothing_was_spent(client: RunningNode) -> None:
+    """The provider has said that it earned nothing for the client's one job, so the money is free again."""
+    wallet = await client.node.wallet()
+    (channel,) = wallet["channels"]
+    assert (wallet["spent_nanogram"], channel["reserved_nanogram"], channel["earned_nanogram"]) == (0, 0, 0)
+    (job,) = client.node.jobs()
+    assert (job["state"], job["price_nanogram"]) == ("failed", 0)
+    assert job["error"]
+
+
 async def run(client: RunningNode, **options: object) -> RunResult:
     return await client.node.run_payload(RunRequest("echo", **options), to_payload({"x": X}))  # type: ignore[arg-type]
 
@@ -288,6 +298,7 @@ async def test_a_timeout_ends_the_job_and_the_work(
         await trio.sleep(1)
         assert provider.engine.models()[0].running == 0
         assert provider.engine.jobs_done == 0
+        await nothing_was_spent(client)
 
 
 async def test_cancelling_stops_the_work(
@@ -305,6 +316,7 @@ async def test_cancelling_stops_the_work(
         (job,) = provider.node.jobs()
         assert job["state"] == "failed"
         assert (await provider.node.wallet())["earned_nanogram"] == 0
+        await nothing_was_spent(client)
 
 
 async def test_a_busy_provider_says_so(
@@ -359,6 +371,41 @@ async def test_a_clock_an_hour_wrong_is_no_market(
         client = await sim.start("client")
         await trio.sleep(30)
         assert await client.node.offers("echo") == []
+
+
+async def test_a_client_that_leaves_at_once_still_learns_what_it_owes(
+    tmp_path: Path, echo_model: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with Simulation(tmp_path) as sim:
+        await sim.start("bootstrap")
+        await sim.start("provider", model=echo_model, execute_s=100)
+        client = await sim.start("client")
+        with trio.move_on_after(2):
+            await run(client, timeout_s=200.0)
+        await client.leave()
+        client = await sim.start("client")
+        await nothing_was_spent(client)
+
+
+async def test_an_old_ledger_put_back_costs_one_channel_and_no_job(
+    tmp_path: Path, echo_model: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with Simulation(tmp_path) as sim:
+        await sim.start("bootstrap")
+        provider = await sim.start("provider", model=echo_model, behaviour=doubled)
+        client = await sim.start("client")
+        await run(client)
+        await client.leave()
+        backup = (client.home / "ledger.sqlite3").read_bytes()
+        client = await sim.start("client")
+        await run(client)
+        await run(client)
+        await client.leave()
+        (client.home / "ledger.sqlite3").write_bytes(backup)
+        client = await sim.start("client")
+        for _ in range(3):
+            assert np.array_equal(result_of(await run(client)), 2 * X)
+        assert len((await provider.node.wallet())["channels"]) == 2
 
 
 async def test_after_a_restart_nothing_is_lost(

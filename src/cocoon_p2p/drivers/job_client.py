@@ -15,6 +15,7 @@ from typing import assert_never
 
 import trio
 
+from cocoon_p2p import limits
 from cocoon_p2p.drivers.alarm import Alarm
 from cocoon_p2p.drivers.bulk import sealed_pieces
 from cocoon_p2p.drivers.clock import Clock, unix_ms
@@ -39,9 +40,9 @@ from cocoon_p2p.proto.job_effects import (
 )
 from cocoon_p2p.sealing.envelope import ChunkOpener, ChunkSealer
 from cocoon_p2p.sealing.signing import IdentityKey
-from cocoon_p2p.settlement.port import Settlement
+from cocoon_p2p.settlement.port import ReservationEnd, Settlement
 from cocoon_p2p.store import ReceiptRecord, Store
-from cocoon_p2p.wire.job import JOB_PROTOCOL, Input, Receipt, ReceiptAck, ReceiptBody, decode_message
+from cocoon_p2p.wire.job import JOB_PROTOCOL, Failure, Input, Receipt, ReceiptAck, ReceiptBody, decode_message
 
 log = logging.getLogger(__name__)
 
@@ -131,6 +132,9 @@ class _Session:
         self.outbox = Outbox(stream)
         self.ended = False
         self._attempts: dict[JobId, Attempt] = {}
+        self._unanswered: set[JobId] = set()
+        self._all_answered = trio.Event()
+        self._all_answered.set()
         self._alarm = Alarm(self._next_deadline, self._on_timer, ports.clock.now)
 
     def add(self, attempt: Attempt) -> None:
@@ -152,12 +156,15 @@ class _Session:
                 nursery.cancel_scope.cancel()
         finally:
             self.ended = True
+            self._all_answered.set()
             with trio.CancelScope(shield=True):
                 for attempt in list(self._attempts.values()):
                     await attempt.run_effects(attempt.job.lost(lost))
 
     async def aclose(self) -> None:
         await self.outbox.flushed()
+        with trio.move_on_after(limits.ANSWER_TIMEOUT_S):
+            await self._all_answered.wait()
         await self._stream.aclose()
 
     def _next_deadline(self) -> float | None:
@@ -180,6 +187,8 @@ class _Session:
                     await attempt.run_effects(effects)
                 elif isinstance(message, Receipt):
                     await self._on_stray_receipt(message)
+                elif isinstance(message, Failure):
+                    await self._on_stray_failure(message)
         except EndOfStream:
             return TransportError(f"provider {self.peer} closed the connection", outcome_known=False)
         except TransportError as error:
@@ -194,10 +203,37 @@ class _Session:
             await self._stream.reset()
             return error
 
+    async def _on_stray_failure(self, message: Failure) -> None:
+        """The answer to our CANCEL, or what crossed it: the provider has earned nothing."""
+        job = self._ports.store.jobs.get(message.job_id, "client")
+        if job is not None and job.peer_id == self.peer and job.state == "unknown":
+            await self._ports.settlement.end_reservation(message.job_id, "released")
+            self._ports.store.jobs.finish(
+                message.job_id,
+                "client",
+                "failed",
+                finished_at_ms=unix_ms(self._ports.clock),
+                error=job.error,
+            )
+        self._answered(message.job_id)
+
+    def expect_answer(self, job_id: JobId) -> None:
+        """A paid job was given up here; the provider's answer will say whether it earned anything."""
+        if not self.ended:
+            self._unanswered.add(job_id)
+            if self._all_answered.is_set():
+                self._all_answered = trio.Event()
+
+    def _answered(self, job_id: JobId) -> None:
+        self._unanswered.discard(job_id)
+        if not self._unanswered:
+            self._all_answered.set()
+
     async def _on_stray_receipt(self, message: Receipt) -> None:
         """A receipt for a job that is over here. What it takes counts as spent; it is signed only for a job whose output
         we have."""
         receipt, body = check_stray_receipt(self._ports.identity, self.peer, message)
+        self._answered(body.job_id)
         job = self._ports.store.jobs.get(body.job_id, "client")
         if job is None or job.peer_id != self.peer:
             log.warning("provider %s sent a receipt for a job that we never gave it", self.peer)
@@ -303,11 +339,12 @@ class Attempt:
             case MarkPaid(receipt, body):
                 self._keep_receipt(receipt, body)
                 await self._ports.settlement.paid(self.job.job_id, body.price)
-            case EndReservation(outcome_known):
+            case EndReservation(outcome_known, refused):
                 if not outcome_known and self.job.quote is not None:
                     self._at_risk = self.job.quote.max_total
-                end = "released" if outcome_known else "unknown"
-                await self._ports.settlement.end_reservation(self.job.job_id, end)  # type: ignore[arg-type]
+                    self._session.expect_answer(self.job.job_id)
+                end: ReservationEnd = "refused" if refused else "released" if outcome_known else "unknown"
+                await self._ports.settlement.end_reservation(self.job.job_id, end)
             case Finished(error):
                 self._finish(error)
             case _:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import trio
 
-from cocoon_p2p.errors import TransportError
+from cocoon_p2p.errors import RemoteProtocolError, TransportError
 from cocoon_p2p.net.port import Network, NetworkEvent, PeerAddresses, PeerDisconnected
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class Joiner:
                 nonlocal joined
                 try:
                     await self._network.connect(peer.peer, peer.addresses)
-                except TransportError as error:
+                except (TransportError, RemoteProtocolError) as error:
                     failures.append(error.message)
                 else:
                     joined = True

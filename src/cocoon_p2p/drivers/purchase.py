@@ -132,6 +132,11 @@ class Buyer:
                 except CocoonError as error:
                     self._note_failure(progress, attempt, error)
                     if not may_retry(self._facts(progress, error)):
+                        if progress.at_risk and error.hint is None:
+                            error.hint = (
+                                f"{format_nanogram(progress.at_risk)} count as spent until the provider says otherwise: "
+                                "cocoon-node wallet"
+                            )
                         raise
         assert scope.cancelled_caught
         raise TransportError(
@@ -315,7 +320,9 @@ class Buyer:
     def _note_failure(self, progress: _Progress, attempt: Attempt, error: CocoonError) -> None:
         peer = attempt.job.provider
         log.info("provider %s failed the job: %s", peer, error)
-        progress.excluded.add(peer)
+        payment_refused = isinstance(error, PeerRefused) and error.reason is RefusalReason.PAYMENT
+        if not payment_refused:  # the next attempt pays over a new channel, at the same provider too
+            progress.excluded.add(peer)
         progress.failures.append({"provider": peer, "error": error.message, "code": error.code})
         progress.at_risk += attempt.at_risk
         progress.last_error = error
@@ -334,15 +341,16 @@ def timeline_ms(started: float, discovered: float, attempt: Attempt) -> dict[str
     """Milliseconds of each leg of a job; they add up to `total`, but for rounding. `queue` and `execute` are the
     provider's own measure; `return` is what else passed between the last byte in and the last byte out."""
     marks, head = attempt.marks, attempt.job.head
-    queue = head.queue_us / 1e6 if head else 0.0
-    execute = head.execute_us / 1e6 if head else 0.0
+    away = marks.output_complete - marks.input_sent
+    queue = min(head.queue_us / 1e6, away) if head else 0.0  # the provider's word, as far as it can be true
+    execute = min(head.execute_us / 1e6, away - queue) if head else 0.0
     legs = {
         "discover": discovered - started,
         "quote": marks.accepted - discovered,
         "seal": marks.input_sent - marks.accepted,
         "queue": queue,
         "execute": execute,
-        "return": marks.output_complete - marks.input_sent - queue - execute,
+        "return": away - queue - execute,
         "receipt": marks.finished - marks.output_complete,
         "total": marks.finished - started,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from cocoon_p2p.models.manifest import Manifest, ManifestError, parse_manifest
 from cocoon_p2p.proto.market import BookOffer
 
 log = logging.getLogger(__name__)
+
+ID_PREFIX = re.compile(r"[0-9a-f]{8,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ class Resolver:
 
     async def resolve(self, model: str) -> ResolvedModel:
         """Raises CocoonError: NO_MODEL when nobody offers it, AMBIGUOUS when one name stands for several models."""
-        wanted = self._local_id(model) or model
+        wanted = self._local_id(model) or self._by_prefix(model) or model
         offers = await self._market.find(wanted)
         if not offers:
             raise self._nobody(model)
@@ -53,6 +56,15 @@ class Resolver:
         model_id = ids.pop()
         name = offers[0].offer.name if is_model_id(model) else model
         return ResolvedModel(model_id, name, await self._manifest(model_id, offers), offers)
+
+    def _by_prefix(self, text: str) -> ModelId | None:
+        """The one id on offer that begins with these 8 or more digits, as `offers` shows them."""
+        if not ID_PREFIX.fullmatch(text):
+            return None
+        offers = self._market.offers()
+        ids = {each.offer.model_id for each in offers if each.offer.model_id.startswith(text)}
+        named = any(each.offer.name == text for each in offers)
+        return ids.pop() if len(ids) == 1 and not named else None
 
     async def _manifest(self, model_id: ModelId, offers: Sequence[BookOffer]) -> Manifest:
         known = self._known.get(model_id)

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from cocoon_p2p import limits
-from cocoon_p2p.errors import CocoonError, ExecutionError, PeerRefused, RemoteProtocolError, TransportError
+from cocoon_p2p.errors import (
+    CocoonError,
+    ExecutionError,
+    PeerRefused,
+    RefusalReason,
+    RemoteProtocolError,
+    TransportError,
+)
 from cocoon_p2p.ids import JobId, ModelId, PeerId, Tier
 from cocoon_p2p.policy.reputation import fault_of_code
 from cocoon_p2p.proto.job_effects import (
@@ -231,9 +238,7 @@ class ClientJob:
                 return self._on_quote(message, unix_ms)
             case Refusal():
                 self._machine.remote(ClientEvent.REFUSAL)
-                return self._finish_failed(
-                    PeerRefused(message.reason, message.detail, needed=message.needed), outcome_known=True
-                )
+                return self._on_refusal(message)
             case Failure():
                 return self._on_failure(message)
             case OutputHead():
@@ -280,6 +285,12 @@ class ClientJob:
         record = _verified_seal_key(self.provider, quote.seal_key_record)
         record.require_current(self.provider, unix_ms)
         return record
+
+    def _on_refusal(self, message: Refusal) -> list[ClientEffect]:
+        error = PeerRefused(message.reason, message.detail, needed=message.needed)
+        if not self._paid_up_front:
+            return [Finished(error)]
+        return [EndReservation(True, payment_refused=message.reason is RefusalReason.PAYMENT), Finished(error)]
 
     def _on_failure(self, message: Failure) -> list[ClientEffect]:
         self._machine.remote(ClientEvent.FAILURE)

@@ -64,9 +64,11 @@ class MarkPaid:
 
 @dataclass(frozen=True, slots=True)
 class EndReservation:
-    """No receipt came. `outcome_known` is False when the provider may have earned the payment."""
+    """No receipt came. `outcome_known` is False when the provider may have earned the payment; `payment_refused` is True
+    when it said that our payment does not reach."""
 
     outcome_known: bool
+    payment_refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -229,7 +229,9 @@ class ProviderSession:
         job.machine.remote(ProviderEvent.CANCEL)
         if job.machine.state is not ProviderState.CLOSED:
             return []
-        return self._close(message.job_id, "cancelled by the client")
+        # SPEC job/1 §3.9: so that the client knows that nothing was earned
+        answer: list[ProviderEffect] = [Send(Failure(message.job_id, FailureCode.CANCELLED, "cancelled by the client"))]
+        return [*answer, *self._close(message.job_id, "cancelled by the client")]
 
     def _on_receipt_ack(self, message: ReceiptAck) -> list[ProviderEffect]:
         body = self._unsigned.get(message.job_id)

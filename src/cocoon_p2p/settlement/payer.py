@@ -17,7 +17,7 @@ from cocoon_p2p.limits import (
 )
 from cocoon_p2p.sealing.signing import IdentityKey
 from cocoon_p2p.settlement.channel import ChannelState, TopUp, apply
-from cocoon_p2p.settlement.ledger import NO_CHANNEL, Channel, Ledger, Reservation
+from cocoon_p2p.settlement.ledger import NO_CHANNEL, Channel, Ledger, Reservation, ReservationState
 from cocoon_p2p.settlement.port import ReservationEnd
 from cocoon_p2p.settlement.vouchers import VoucherSigner, sign_opening
 from cocoon_p2p.units import LOCAL_NETWORK_ID, format_money
@@ -96,15 +96,18 @@ class Payer:
     def end_reservation(self, job_id: JobId, end: ReservationEnd) -> None:
         with self._ledger.transaction():
             reservation = self._ledger.reservation("payer", job_id)
-            if reservation is None or reservation.state in ("settled", "released", end):
+            kept_as: ReservationState = "unknown" if end == "unknown" else "released"
+            if reservation is None or reservation.state in ("settled", "released", kept_as):
                 return
-            self._ledger.save_reservation(replace(reservation, state=end))
+            self._ledger.save_reservation(replace(reservation, state=kept_as))
             if reservation.state == "unknown":  # and known now not to have been earned
                 self._settle(reservation, freed=0, spent=-reservation.amount)
             else:
                 self._settle(reservation, freed=reservation.amount, spent=reservation.amount if end == "unknown" else 0)
             if end == "released":
                 self._count_failure(reservation)
+            elif end == "refused":
+                self._leave(reservation)
         self._opening_sent.pop(job_id, None)
         self._opening_known.pop(reservation.channel, None)
 
@@ -139,7 +142,13 @@ class Payer:
             return
         failures = self._failures[channel.channel] = self._failures.get(channel.channel, 0) + 1
         if failures >= _FAILURES_ON_A_CHANNEL_MAX:
-            self._failures.pop(channel.channel)
+            self._leave(reservation)
+
+    def _leave(self, reservation: Reservation) -> None:
+        """The next job opens a new channel."""
+        self._failures.pop(reservation.channel, None)
+        channel = self._ledger.channel("payer", reservation.channel)
+        if channel is not None and not channel.state.closed:
             self._retire(channel)
 
     def _funded_channel(self, payee: PeerId, max_total: int) -> Channel:

@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 
 from cocoon_p2p.ids import JobId, PeerId
 
-ReservationEnd = Literal["released", "unknown"]
+ReservationEnd = Literal["released", "refused", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,9 @@ class Settlement(Protocol):
         """The job's receipt is verified: `price` (at most its reservation) was spent. Idempotent."""
 
     async def end_reservation(self, job_id: JobId, end: ReservationEnd) -> None:
-        """ "released": the payee cannot have earned it, so the credit serves the next job. "unknown": the payee may have
-        earned it; it is counted as spent until a receipt says otherwise. Idempotent."""
+        """ "released": the payee cannot have earned it, so the credit serves the next job. "refused": likewise, and the payee
+        counts otherwise than we do (one of us lost a file), so the next job opens a new channel. "unknown": the payee may
+        have earned it; it is counted as spent until a receipt, or "released", says otherwise. Idempotent."""
 
     # --- as a payee ---
     async def accept_payment(self, payer: PeerId, job_id: JobId, payment: bytes, max_total: int) -> None:

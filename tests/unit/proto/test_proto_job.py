@@ -112,7 +112,7 @@ def test_a_payment_without_credit_is_refused_and_the_reservation_released() -> N
     error = error_of(pair)
     assert isinstance(error, PeerRefused)
     assert (error.reason, error.needed) == (RefusalReason.PAYMENT, 1030)
-    assert pair.effects_of(fx.EndReservation) == [fx.EndReservation(outcome_known=True)]
+    assert pair.effects_of(fx.EndReservation) == [fx.EndReservation(outcome_known=True, payment_refused=True)]
     assert pair.desk.running == 0
 
 
@@ -140,6 +140,9 @@ def test_cancelling_before_the_work_is_done_costs_nothing() -> None:
     pair.run_client(pair.client.cancel())
     pair.deliver_to_provider(pair.to_provider.pop())  # CANCEL overtakes
     assert pair.effects_of(fx.ReleasePayment) == [fx.ReleasePayment(pair.job_id)]
+    (answer,) = pair.messages_to_client()
+    assert isinstance(answer, Failure)
+    assert answer.code is FailureCode.CANCELLED
     pair.pump()  # the INPUT that was under way is ignored
     assert not pair.effects_of(fx.Execute)
     assert pair.desk.running == 0
