@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from types import MappingProxyType
 
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from cocoon_p2p.errors import ConfigError, TransportError
+from cocoon_p2p.errors import ConfigError
 from cocoon_p2p.ids import PeerId, peer_id_from_public_key
 from cocoon_p2p.net.addresses import TcpAddress, parse_address
 from cocoon_p2p.net.libp2p_dht import Dht
@@ -33,7 +34,7 @@ from cocoon_p2p.net.port import (
     Stream,
     StreamHandler,
 )
-from cocoon_p2p.net.supervisor import Counters, open_service_nursery
+from cocoon_p2p.net.supervisor import Counters, open_service_nursery, run_guarded
 
 logging.getLogger("libp2p").setLevel(logging.CRITICAL)
 """The library reports as errors, and with tracebacks, what peers do every day; what matters of it we count and log."""
@@ -172,17 +173,19 @@ class Libp2pNetwork:
     async def _stay_connected(self, peer: PeerId, address: TcpAddress) -> None:
         """Dial a bootstrap peer, and again whenever the connection is lost."""
         pause = _BOOTSTRAP_RETRY_FIRST_S
+        connect = partial(self._connect_and_wait, peer, address)
         while True:
-            try:
-                link = await self._switch.connect(peer, [str(address)])
-            except TransportError:
-                self._counters["bootstrap_failed"] += 1
+            if await run_guarded("bootstrap", connect, self._counters):
+                pause = _BOOTSTRAP_RETRY_FIRST_S
+                await trio.sleep(pause)
+            else:
                 await trio.sleep(pause)
                 pause = min(2 * pause, _BOOTSTRAP_RETRY_MAX_S)
-            else:
-                pause = _BOOTSTRAP_RETRY_FIRST_S
-                await link.ended.wait()
-                await trio.sleep(pause)
+
+    async def _connect_and_wait(self, peer: PeerId, address: TcpAddress) -> None:
+        """Until the connection ends. Raises TransportError when there is none to be had."""
+        link = await self._switch.connect(peer, [str(address)])
+        await link.ended.wait()
 
 
 def _parse_bootstrap(text: str) -> tuple[PeerId, TcpAddress]:

@@ -154,9 +154,11 @@ class MuxedConnection:
             self._ended = True
             self._yamux.wake_all()
             with trio.CancelScope(shield=True):
-                if we_end_it:
-                    await self._say_goodbye()
-                await self._socket.close()
+                try:
+                    if we_end_it:
+                        await self._say_goodbye()
+                finally:
+                    await self._socket.close()
 
     async def open_stream(self) -> MuxStream:
         """Raises TransportError, with code TOO_MANY_STREAMS at the cap: the library would wait in silence at 256."""

@@ -90,7 +90,12 @@ class Streams:
         return FramedStream(link.peer, protocol, stream, on_done=done)
 
     def _start_serving(self, link: Link, stream: MuxStream) -> None:
-        self._nursery.start_soon(self._serve, link, stream)
+        self._nursery.start_soon(self._serve_guarded, link, stream)
+
+    async def _serve_guarded(self, link: Link, stream: MuxStream) -> None:
+        """What fails here, outside of the handler, harms this stream alone, too."""
+        if not await run_guarded("stream", partial(self._serve, link, stream), self._switch.counters):
+            stream.reset_soon()
 
     async def _serve(self, link: Link, stream: MuxStream) -> None:
         try:

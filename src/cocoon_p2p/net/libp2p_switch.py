@@ -35,7 +35,7 @@ from cocoon_p2p.net.feeds import Feed
 from cocoon_p2p.net.libp2p_muxer import MuxedConnection, MuxStream
 from cocoon_p2p.net.libp2p_transport import Upgrader
 from cocoon_p2p.net.port import NetworkEvent, PeerConnected, PeerDisconnected
-from cocoon_p2p.net.supervisor import Counters, foreign_errors, run_guarded
+from cocoon_p2p.net.supervisor import Counters, call_guarded, foreign_errors, run_guarded
 
 logger = logging.getLogger("cocoon_p2p.net")
 
@@ -77,8 +77,10 @@ class Switch:
         self.on_link: list[LinkTask] = []
         """Run, guarded, for each new connection."""
         self.on_peer_gone: list[Callable[[PeerId], object]] = []
+        """Called, guarded, when the last connection of a peer has ended."""
         self._nursery = nursery
         self._links: dict[PeerId, list[Link]] = {}
+        """Never an empty list. Only `_admit` and `_forget` change it, and neither awaits anything."""
         self._listening: list[TcpAddress] = []
         self._handshakes: Counter[str] = Counter()
         self._dials: dict[PeerId, trio.Lock] = {}
@@ -126,7 +128,11 @@ class Switch:
                 listener.socket.close()
 
     async def _take(self, stream: trio.SocketStream) -> None:
-        """One inbound socket, for as long as it lives. Its place is given back when it ends."""
+        """One inbound socket, for as long as it lives. Whatever happens on it ends this one and nothing else."""
+        await run_guarded("inbound", partial(self._serve_inbound, stream), self.counters)
+
+    async def _serve_inbound(self, stream: trio.SocketStream) -> None:
+        """The socket's place is given back when it ends; trio.serve_listeners then closes it."""
         try:
             host, port = stream.socket.getpeername()[:2]
         except OSError:  # gone before we looked
@@ -145,7 +151,11 @@ class Switch:
             logger.debug("handshake with %s: %s", address, error)
             await trio.aclose_forcefully(stream)
             return
-        await self._run(connection)
+        link = self._admit(connection)
+        if link is None:
+            await connection.abort()
+        else:
+            await self._run(link)
 
     @contextmanager
     def _counted_handshake(self, host: str) -> Iterator[None]:
@@ -157,27 +167,29 @@ class Switch:
             if not self._handshakes[host]:
                 del self._handshakes[host]
 
-    async def _run(
-        self, connection: MuxedConnection, task_status: trio.TaskStatus[Link | None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        """Serve a connection until it ends. Reports its Link, or None when it is refused."""
+    def _admit(self, connection: MuxedConnection) -> Link | None:
+        """Take a connection in, to be run at once; None when it is refused, and then the caller aborts it.
+
+        Without an await: several connections of one peer may come at the same time.
+        """
+        peer = connection.peer
+        if len(self._links.get(peer, ())) >= CONNECTIONS_PER_PEER_MAX or self.is_banned(peer):
+            self.counters["connection_refused"] += 1
+            return None
         now = trio.current_time()
         link = Link(connection, connected_at=now, used_at=now)
-        links = self._links.setdefault(link.peer, [])
-        if len(links) >= CONNECTIONS_PER_PEER_MAX or self.is_banned(link.peer):
-            self.counters["connection_refused"] += 1
-            await connection.abort()
-            if not links:
-                del self._links[link.peer]
-            task_status.started(None)
-            return
+        links = self._links.setdefault(peer, [])
         links.append(link)
         if len(links) == 1:
             self.events.publish(PeerConnected(link.peer))
         for task in self.on_link:
             self._nursery.start_soon(run_guarded, "link_task", partial(task, link), self.counters)
         self._trim()
-        task_status.started(link)
+        return link
+
+    async def _run(self, link: Link) -> None:
+        """Serve an admitted connection until it ends. Raises nothing but cancellation."""
+        connection = link.connection
         try:
             await run_guarded("connection", partial(connection.run, partial(self.on_stream, link)), self.counters)
         finally:
@@ -191,7 +203,7 @@ class Switch:
             del self._links[link.peer]
             self.events.publish(PeerDisconnected(link.peer))
             for gone in self.on_peer_gone:
-                gone(link.peer)
+                call_guarded("peer_gone", partial(gone, link.peer), None, self.counters)
         link.ended.set()
 
     def _trim(self) -> None:
@@ -201,7 +213,10 @@ class Switch:
         idle = [link for links in self._links.values() for link in links if not link.application_streams]
         if idle:
             self.counters["connections_trimmed"] += 1
-            self._nursery.start_soon(min(idle, key=lambda link: link.used_at).connection.abort)
+            self._abort_soon(min(idle, key=lambda link: link.used_at))
+
+    def _abort_soon(self, link: Link) -> None:
+        self._nursery.start_soon(run_guarded, "abort", link.connection.abort, self.counters)
 
     def _link_count(self) -> int:
         return sum(map(len, self._links.values()))
@@ -227,15 +242,18 @@ class Switch:
             async with lock:
                 return self.link(peer) or await self._connect_anew(peer, addresses)
         finally:
-            if not lock.statistics().tasks_waiting:
-                self._dials.pop(peer, None)
+            # A waiter that is cancelled leaves the lock to whoever holds it.
+            if not lock.locked() and self._dials.get(peer) is lock:
+                del self._dials[peer]
 
     async def _connect_anew(self, peer: PeerId, addresses: Sequence[str]) -> Link:
         targets, failures = self._targets(peer, addresses)
         connection = await self._race(peer, targets, failures)
-        link: Link | None = await self._nursery.start(self._run, connection)
+        link = self._admit(connection)
         if link is None:
+            await connection.abort()
             raise TransportError(f"the connection to {peer} was refused", outcome_known=True)
+        self._nursery.start_soon(self._run, link)
         self.book.add(peer, [connection.address])
         return link
 
@@ -247,7 +265,7 @@ class Switch:
     def ban(self, peer: PeerId, duration_s: float) -> None:
         self._banned_until[peer] = trio.current_time() + duration_s
         for link in self._links.get(peer, ()):
-            self._nursery.start_soon(link.connection.abort)
+            self._abort_soon(link)
 
     def is_banned(self, peer: PeerId) -> bool:
         until = self._banned_until.get(peer)

@@ -6,6 +6,8 @@ which whoever knows a public key passes as its owner.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +19,7 @@ from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.peer.id import ID
 from libp2p.security.noise.transport import Transport as Noise
 
-from cocoon_p2p.errors import TransportError
+from cocoon_p2p.errors import RemoteProtocolError, TransportError
 from cocoon_p2p.ids import PeerId, peer_id_from_bytes, peer_id_to_bytes
 from cocoon_p2p.net import multistream
 from cocoon_p2p.net.libp2p_muxer import MuxedConnection
@@ -125,7 +127,7 @@ class Upgrader:
     async def upgrade_outbound(self, stream: trio.SocketStream, address: str, expected: PeerId) -> MuxedConnection:
         """Raises TransportError, also when another peer than `expected` answers."""
         raw = SocketConnection(stream, is_initiator=True, address=address)
-        with foreign_errors("handshake", outcome_known=True, code="HANDSHAKE"):
+        with _handshake():
             await multistream.propose(_Line(raw), NOISE)
             secure = await self.noise.secure_outbound(raw, ID(peer_id_to_bytes(expected)))
             if _remote_peer(secure) != expected:
@@ -136,7 +138,7 @@ class Upgrader:
     async def upgrade_inbound(self, stream: trio.SocketStream, address: str) -> MuxedConnection:
         """Raises TransportError."""
         raw = SocketConnection(stream, is_initiator=False, address=address)
-        with foreign_errors("handshake", outcome_known=True, code="HANDSHAKE"):
+        with _handshake():
             await multistream.accept(_Line(raw), [NOISE])
             secure = await self.noise.secure_inbound(raw)
             peer = _remote_peer(secure)
@@ -144,6 +146,17 @@ class Upgrader:
                 raise TransportError("a connection to ourselves", outcome_known=True)
             await multistream.accept(_Line(secure), [YAMUX])
             return MuxedConnection(secure, peer, raw)
+
+
+@contextmanager
+def _handshake() -> Iterator[None]:
+    """Whatever goes wrong is a TransportError, also when the other end speaks something else, HTTP for instance: nobody
+    has proven an identity yet, so there is no peer whose fault it could be."""
+    try:
+        with foreign_errors("handshake", outcome_known=True, code="HANDSHAKE"):
+            yield
+    except RemoteProtocolError as error:
+        raise TransportError(f"handshake: {error.message}", outcome_known=True, code="HANDSHAKE") from error
 
 
 def _remote_peer(secure: ISecureConn) -> PeerId:

@@ -89,8 +89,13 @@ def call_guarded(name: str, function: Callable[[], Result], otherwise: Result, c
 @asynccontextmanager
 async def open_service_nursery() -> AsyncIterator[trio.Nursery]:
     """A nursery of background tasks, cancelled when the body is done. What the body raises passes as it is: trio would
-    wrap it in a group, and a ConfigError would be none any more to whoever opened the service."""
+    wrap it in a group, and a ConfigError would be none any more to whoever opened the service.
+
+    What a background task raises comes out too, in a group, beside what the body raised unless that is but the
+    cancellation that followed: from a nursery inside the body it comes as a group, which must not hide the error.
+    """
     raised: BaseException | None = None
+    background: BaseExceptionGroup[BaseException] | None = None
     try:
         async with trio.open_nursery() as nursery:
             try:
@@ -99,11 +104,22 @@ async def open_service_nursery() -> AsyncIterator[trio.Nursery]:
                 raised = error
             finally:
                 nursery.cancel_scope.cancel()
-    except BaseExceptionGroup:
-        if raised is None or isinstance(raised, trio.Cancelled):
-            raise
+    except BaseExceptionGroup as group:
+        background = group.split(trio.Cancelled)[1]
+    if background is not None:
+        failed = _without_cancellation(raised)
+        if failed is None:
+            raise background
+        raise BaseExceptionGroup("the service and its user failed", [failed, *background.exceptions])
     if raised is not None:
         raise raised
+
+
+def _without_cancellation(error: BaseException | None) -> BaseException | None:
+    """What is left of `error` when every trio.Cancelled is taken out of it."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(trio.Cancelled)[1]
+    return None if isinstance(error, trio.Cancelled) else error
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from cocoon_p2p.net.libp2p import Libp2pNetwork, open_libp2p
-from cocoon_p2p.testing.net_contract import PATIENCE_S, VALIDATORS
+from cocoon_p2p.testing.net_contract import ECHO, PATIENCE_S, VALIDATORS
 
 
 def seed_of(number: int) -> bytes:
@@ -42,3 +42,22 @@ async def polled(condition: Callable[[], bool]) -> None:
     with trio.fail_after(PATIENCE_S):
         while not condition():  # noqa: ASYNC110
             await trio.sleep(0.01)
+
+
+@asynccontextmanager
+async def raw_socket(network: Libp2pNetwork) -> AsyncIterator[trio.SocketStream]:
+    async with await trio.open_tcp_stream("127.0.0.1", port_of(network)) as stream:
+        yield stream
+
+
+def port_of(network: Libp2pNetwork) -> int:
+    return int(network.addresses()[0].rpartition("/")[2])
+
+
+async def assert_serves(network: Libp2pNetwork, number: int = 9) -> None:
+    """A peer that comes now is served."""
+    async with open_node(number) as fresh:
+        await fresh.connect(network.peer_id, network.addresses())
+        stream = await fresh.open_stream(network.peer_id, ECHO)
+        await stream.send(b"there?")
+        assert await stream.receive() == b"there?"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 from libp2p.peer.id import ID
-from net_nodes import open_node, seed_of
+from net_nodes import assert_serves, open_node, raw_socket, seed_of
 
 from cocoon_p2p.errors import ConfigError, TransportError
 from cocoon_p2p.ids import peer_id_to_bytes
@@ -34,25 +34,6 @@ async def pair() -> AsyncIterator[tuple[Libp2pNetwork, Libp2pNetwork]]:
         server.set_handler(ECHO, echo)
         await client.connect(server.peer_id, server.addresses())
         yield server, client
-
-
-@asynccontextmanager
-async def raw_socket(network: Libp2pNetwork) -> AsyncIterator[trio.SocketStream]:
-    async with await trio.open_tcp_stream("127.0.0.1", port_of(network)) as stream:
-        yield stream
-
-
-def port_of(network: Libp2pNetwork) -> int:
-    return int(network.addresses()[0].rpartition("/")[2])
-
-
-async def assert_serves(network: Libp2pNetwork, number: int = 9) -> None:
-    """A peer that comes now is served."""
-    async with open_node(number) as fresh:
-        await fresh.connect(network.peer_id, network.addresses())
-        stream = await fresh.open_stream(network.peer_id, ECHO)
-        await stream.send(b"there?")
-        assert await stream.receive() == b"there?"
 
 
 def test_the_version_is_the_one_that_was_examined() -> None:

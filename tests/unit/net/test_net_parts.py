@@ -146,6 +146,37 @@ async def test_a_service_nursery_does_not_wrap_the_bodys_errors() -> None:
     assert scope.cancelled_caught
 
 
+async def test_a_service_nursery_lets_the_real_error_out() -> None:
+    """The body has a nursery of its own, so that its cancellation comes as a group."""
+
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with open_service_nursery() as service, trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            service.start_soon(fail)
+    assert caught.group_contains(ZeroDivisionError)
+    assert not caught.group_contains(trio.Cancelled)
+
+
+async def test_a_service_nursery_lets_both_errors_out() -> None:
+    """What the body makes of its cancellation does not hide what the cancellation came of."""
+
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with open_service_nursery() as nursery:
+            nursery.start_soon(fail)
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise TransportError("gone", outcome_known=False)
+    assert caught.group_contains(ZeroDivisionError)
+    assert caught.group_contains(TransportError)
+
+
 async def test_a_slow_subscriber_loses_the_oldest() -> None:
     feed: Feed[int] = Feed(3)
     feed.publish(0)  # nobody listens yet
