@@ -215,8 +215,8 @@ async def _prepare(serving: Serving | None, registry: ModelRegistry, config: Nod
         if imports:
             nursery.start_soon(_import_network)
         if serving is not None:
-            for model in await _models_to_serve(serving, registry, config):
-                nursery.start_soon(serving.serve, model)
+            models = await _models_to_serve(serving, registry, config)
+            await serving.serve_all(models, skip_failing=not config.provider.models)
 
 
 async def _import_network() -> None:

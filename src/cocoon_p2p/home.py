@@ -10,14 +10,16 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
+import shlex
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +35,11 @@ log = logging.getLogger(__name__)
 HOME_VARIABLE = "COCOON_HOME"
 PASSPHRASE_VARIABLE = "COCOON_PASSPHRASE"
 PASSPHRASE_FILE_VARIABLE = "COCOON_PASSPHRASE_FILE"
+HOME_HINT = "name another: --home DIR"
+NAME_BYTES_MAX = 255
+"""NAME_MAX of limits.h."""
+HOME_BYTES_MAX = 3072
+"""PATH_MAX is 4096, and models lie in folders below."""
 KEY_FILE_BYTES_MAX = 16 * 1024
 PASSPHRASE_BYTES_MAX = 1023
 """OpenSSL takes no longer ones."""
@@ -41,9 +48,26 @@ SOCKET_PATH_BYTES_MAX = 103 if sys.platform == "darwin" else 107
 
 
 def locate_home(given: str | Path | None = None, configured: str = "") -> Path:
-    """The home folder: `given` (--home), else COCOON_HOME, else `configured` (node.toml), else ~/.cocoon."""
+    """The home folder: `given` (--home), else COCOON_HOME, else `configured` (node.toml), else ~/.cocoon.
+    Raises ConfigError for one that cannot be: too long a name, or in a folder that is closed to us."""
     chosen = given or os.environ.get(HOME_VARIABLE) or configured or "~/.cocoon"
-    return Path(chosen).expanduser().absolute()
+    try:
+        path = Path(chosen).expanduser().absolute()
+        _look_at(path)
+    except (OSError, ValueError, RuntimeError) as error:  # ValueError: a NUL; RuntimeError: ~ of an unknown user
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot use the home folder {str(chosen)[:80]}: {reason}", hint=HOME_HINT) from error
+    return path
+
+
+def _look_at(path: Path) -> None:
+    """Raises OSError for a path that nothing could be made at, now or later; not that nothing is there."""
+    if any(len(os.fsencode(part)) > NAME_BYTES_MAX for part in path.parts):  # its parents may be missing yet
+        raise OSError(errno.ENAMETOOLONG, f"a name in it is longer than {NAME_BYTES_MAX} bytes")
+    if len(os.fsencode(path)) > HOME_BYTES_MAX:
+        raise OSError(errno.ENAMETOOLONG, f"it is longer than {HOME_BYTES_MAX} bytes")
+    with suppress(FileNotFoundError, NotADirectoryError):
+        os.stat(path / "node.toml")
 
 
 class Home:
@@ -207,7 +231,9 @@ def _read_private(file: Path) -> bytes:
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror}") from error
     if mode & 0o077:
-        raise ConfigError(f"{file} can be read by others (mode {mode & 0o777:04o})", hint=f"chmod 600 {file}")
+        raise ConfigError(
+            f"{file} can be read by others (mode {mode & 0o777:04o})", hint=f"chmod 600 {shlex.quote(str(file))}"
+        )
     return content
 
 

@@ -258,8 +258,9 @@ class Node:
                 "this node serves nobody: [provider] serve is false",
                 hint="set serve = true in node.toml and start the node again",
             )
-        model = await serving.install(Path(path), name=name, price_base=price_base, price_per_item=price_per_item)
-        await serving.serve(model)
+        model = await serving.install_and_serve(
+            Path(path), name=name, price_base=price_base, price_per_item=price_per_item
+        )
         return model_row(model)
 
     # --- rows ---

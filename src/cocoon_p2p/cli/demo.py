@@ -27,7 +27,7 @@ from cocoon_p2p.cli.demo_network import (
     provider_plans,
 )
 from cocoon_p2p.cli.demo_progress import Progress
-from cocoon_p2p.cli.demo_search import Passage, Source, check_question, nearest, read_source
+from cocoon_p2p.cli.demo_search import WORDS_MIN, Passage, Source, check_question, nearest, read_source
 from cocoon_p2p.cli.output import print_json, print_note, printable
 from cocoon_p2p.cli.words import best_address
 from cocoon_p2p.drivers.plain_nursery import open_plain_nursery
@@ -65,6 +65,8 @@ def run(options: argparse.Namespace) -> int:
     )
     if demo.source.cut:
         print_note(f"{demo.source.name} is long: only its first {len(demo.source.paragraphs)} paragraphs are searched")
+    if demo.source.short and options.file is not None:
+        print_note(f"{demo.source.name}: paragraphs shorter than {WORDS_MIN} words are left out: {demo.source.short}")
     try:
         return trio.run(partial(_until_signal, demo, options.home))
     except ChildFailed as error:

@@ -25,7 +25,7 @@ def demo_folder(given: str | None) -> Iterator[Path]:
     """The folder `given` with --home, made if need be and left as it is at the end; without one, a temporary folder that
     is removed. Raises ConfigError for a folder that holds something else, or is in use by another demo."""
     if given is not None:
-        with _given_folder(Path(given).expanduser().absolute()) as folder:
+        with _given_folder(Path(os.path.expanduser(given)).absolute()) as folder:
             yield folder
         return
     _remove_abandoned(Path(tempfile.gettempdir()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -105,15 +106,15 @@ def show_join(command: str, *, loopback: bool, keep: bool) -> None:
     _title("Another machine would join this network with")
     print(f"  {command}")
     if loopback or not keep:
-        options = " ".join(["--keep"] * (not keep) + [OPEN_TO_OTHERS] * loopback)
+        options = " ".join(["--keep"] + [OPEN_TO_OTHERS] * loopback)
         lacking = ["listens on this machine only"] * loopback + ["ends now"] * (not keep)
         _paragraph(f"This network {' and '.join(lacking)}; `cocoon-node demo {options}` starts one that can be joined.")
 
 
 def show_kept(home: str) -> None:
     _title("The network is running; Ctrl-C ends it. In another terminal")
-    print(f'  cocoon-node run minilm --text "…" --home {home}')
-    print(f"  cocoon-node wallet --home {home}")
+    print(f'  cocoon-node run minilm --text "…" --home {shlex.quote(home)}')
+    print(f"  cocoon-node wallet --home {shlex.quote(home)}")
 
 
 def timeline_lines(first: Mapping[str, float], now: Mapping[str, float], columns: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ class Source:
     paragraphs: tuple[str, ...]
     cut: bool
     """Whether the file has more than is searched."""
+    short: int = 0
+    """How many pieces of fewer than WORDS_MIN words were left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +62,17 @@ class Passage:
 def read_source(file: str | None) -> Source:
     """The paragraphs of `file`; without one, of this project's README. Raises ConfigError: missing, binary, no text."""
     if file is not None:
-        name, raw = file, _read(Path(file).expanduser())
+        name, raw = file, _read(Path(os.path.expanduser(file)))
     else:
         name, raw = _readme()
     text = _decode(raw[:FILE_BYTES_MAX], name)
-    found = paragraphs(text)
+    pieces = _clean_pieces(text)
+    long_enough = _long_enough(pieces)
+    found = [part for piece in long_enough for part in _parts(piece)]
     if not found:
         raise ConfigError(f"there is no text in {name}", hint="search another text: --file FILE")
     cut = len(raw) > FILE_BYTES_MAX or len(found) > PARAGRAPHS_MAX
-    return Source(name, tuple(found[:PARAGRAPHS_MAX]), cut)
+    return Source(name, tuple(found[:PARAGRAPHS_MAX]), cut, len(pieces) - len(long_enough))
 
 
 def check_question(text: str | None) -> str:
@@ -86,9 +91,7 @@ def paragraphs(text: str) -> list[str]:
     """The paragraphs of a plain or Markdown text, each in one line of at most PARAGRAPH_CHARS_MAX characters, without
     code blocks, headings and rules. Each point of a list and each row of a table is one. Of a text that has nothing
     but short pieces, all of them."""
-    pieces = [clean for piece in _pieces(text) if (clean := _clean(piece))]
-    long_enough = [piece for piece in pieces if len(piece.split()) >= WORDS_MIN]
-    return [part for piece in long_enough or pieces for part in _parts(piece)]
+    return [part for piece in _long_enough(_clean_pieces(text)) for part in _parts(piece)]
 
 
 def nearest(
@@ -101,6 +104,15 @@ def nearest(
     scores = vectors @ question / np.maximum(lengths, np.finfo(np.float32).tiny)
     order = np.argsort(-scores, kind="stable")[:count]
     return [Passage(round(float(scores[i]), 4), int(i), texts[i]) for i in order]
+
+
+def _clean_pieces(text: str) -> list[str]:
+    return [clean for piece in _pieces(text) if (clean := _clean(piece))]
+
+
+def _long_enough(pieces: list[str]) -> list[str]:
+    """Those that are no titles and captions; all when there is nothing else."""
+    return [piece for piece in pieces if len(piece.split()) >= WORDS_MIN] or pieces
 
 
 def _pieces(text: str) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from cocoon_p2p.cli.output import print_json, print_note, print_pairs
+from cocoon_p2p.cli.output import Whole, print_json, print_note, print_pairs
 from cocoon_p2p.cli.place import find_home, home_option
 from cocoon_p2p.config import load_config
 from cocoon_p2p.home import Home
@@ -28,9 +28,9 @@ def run(options: argparse.Namespace) -> int:
     print_pairs(
         [
             ("peer id", peer_id),
-            ("home", home.path),
+            ("home", Whole(home.path)),
             ("keys", "encrypted with the passphrase" if encrypted else "readable by you alone, not encrypted"),
-            ("configuration", home.config_file),
+            ("configuration", Whole(home.config_file)),
         ]
     )
     print_note(f"next: cocoon-node models add PATH{home_option(home)}, then cocoon-node up{home_option(home)}")

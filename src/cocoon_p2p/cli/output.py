@@ -9,13 +9,23 @@ import json
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
 COLUMNS_MAX = 160
 GAP = 2
+VALUE_COLUMNS_MIN = 20
+NO_BREAK = "\N{NO-BREAK SPACE}"
+"""A space at which `print_pairs` folds no value."""
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+
+
+class Whole(str):
+    """A value that `print_pairs` does not fold: a command or a path, which is copied as one line."""
+
+    __slots__ = ()
 
 
 def print_error(message: str, hint: str | None = None) -> None:
@@ -87,10 +97,24 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> Non
 
 
 def print_pairs(pairs: Sequence[tuple[str, Any]], *, flush: bool = False) -> None:
-    """Names and values on stdout, the values in one column; an empty name goes on with the one before."""
+    """Names and values on stdout, the values in one column, folded at the terminal's width; an empty name goes on with
+    the one before."""
     longest = max((len(name) for name, _ in pairs), default=0)
     for name, value in pairs:
-        print(f"{paint(name.ljust(longest), 'bold', sys.stdout)}  {printable(value)}".rstrip(), flush=flush)
+        for number, line in enumerate(_folded(value, terminal_columns() - longest - GAP)):
+            head = paint(name.ljust(longest), "bold", sys.stdout) if number == 0 else " " * longest
+            print(f"{head}{' ' * GAP}{line}".rstrip(), flush=flush)
+
+
+def _folded(value: Any, width: int) -> list[str]:
+    """`value` in lines of at most `width` characters where its spaces allow that: an address is never cut."""
+    if isinstance(value, Whole):
+        return [printable(value)]
+    # Folded before `printable` turns NO_BREAK into a space; both leave the number of characters as it is.
+    lines = textwrap.wrap(
+        str(value), max(width, VALUE_COLUMNS_MIN), break_long_words=False, break_on_hyphens=False, expand_tabs=False
+    )
+    return [printable(line) for line in lines] or [""]
 
 
 def terminal_columns() -> int:

@@ -43,7 +43,7 @@ def _read_input(name: str, file: str) -> Tensor:
     if dtype not in BITS:  # no type that numpy lacks: all of it is the file's name
         path, dtype = file, ""
     try:
-        array = np.load(Path(path).expanduser(), mmap_mode="r", allow_pickle=False)
+        array = np.load(os.path.expanduser(path), mmap_mode="r", allow_pickle=False)
     except OSError as error:
         raise ConfigError(f"--input {name}: cannot read {path}: {error.strerror or error}") from error
     except (ValueError, EOFError) as error:
@@ -57,6 +57,19 @@ def _read_input(name: str, file: str) -> Tensor:
         return to_tensor(name, array, dtype=dtype or None)
     except PayloadError as error:
         raise ConfigError(f"--input {name}: {path}: {error}") from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder`, and make sure that files can be written in it. Raises ConfigError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(
+            f"cannot write to the folder {folder}: {reason}", hint="--output DIR names a folder"
+        ) from error
 
 
 def write_outputs(payload: Payload, folder: Path) -> dict[str, Path]:

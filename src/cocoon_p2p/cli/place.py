@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 import sys
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def running_node(home: Home) -> LocalApi:
 
 def home_option(home: Home) -> str:
     """` --home DIR` for a command that is shown, when this is not the home that it would take by itself."""
-    return "" if home.path == locate_home() else f" --home {home.path}"
+    return "" if home.path == locate_home() else f" --home {shlex.quote(str(home.path))}"
 
 
 def set_up_logging(config: NodeConfig) -> None:

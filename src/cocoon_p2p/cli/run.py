@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
 from cocoon_p2p.cli.api_client import connect
-from cocoon_p2p.cli.output import print_json, print_note, print_pairs
-from cocoon_p2p.cli.outputs import describe, preview, read_inputs, write_outputs
+from cocoon_p2p.cli.output import NO_BREAK, print_json, print_note, print_pairs
+from cocoon_p2p.cli.outputs import describe, make_folder, preview, read_inputs, write_outputs
 from cocoon_p2p.cli.place import load_place
 from cocoon_p2p.cli.words import TEST_MONEY, gram, milliseconds, short_id
 from cocoon_p2p.errors import ConfigError
@@ -22,6 +23,8 @@ def run(options: argparse.Namespace) -> int:
     home, config = load_place(options)
     folder = _output_folder(options.output)
     payload = read_inputs(options.input, options.text)
+    if folder is not None:
+        make_folder(folder)  # before the job is paid for
     head = request_head(options)
     api = connect(home.api_socket())
     if api is not None:
@@ -58,8 +61,8 @@ def _output_folder(text: str | None) -> Path | None:
     """Looked at before anything is paid for."""
     if text is None:
         return None
-    folder = Path(text).expanduser()
-    if folder.exists() and not folder.is_dir():
+    folder = Path(os.path.expanduser(text))
+    if os.path.exists(folder) and not folder.is_dir():  # pathlib's raises for a name that is too long
         raise ConfigError(f"--output {folder} is a file; the name of a folder is needed")
     return folder
 
@@ -70,7 +73,7 @@ def _print_result(result: dict[str, Any], outputs: Payload, files: dict[str, Pat
         where = f"  {files[tensor.name]}" if tensor.name in files else f"  {preview(tensor)}"
         print(f"{tensor.name} {tensor.dtype}[{shape}]{where}")
     timeline = result.get("timeline_ms") or {}
-    steps = ", ".join(f"{step} {milliseconds(timeline[step])}" for step in STEPS if timeline.get(step) is not None)
+    steps = ", ".join(_step(step, timeline[step]) for step in STEPS if timeline.get(step) is not None)
     price = int(result.get("price_nanogram") or 0)
     print()
     print_pairs(
@@ -82,3 +85,8 @@ def _print_result(result: dict[str, Any], outputs: Payload, files: dict[str, Pat
             ("job", f"{short_id(result.get('job_id'), 32)}; its receipt: cocoon-node receipts"),
         ]
     )
+
+
+def _step(name: str, ms: float) -> str:
+    """A leg of the job that is not torn apart at a line's end."""
+    return f"{name} {milliseconds(ms)}".replace(" ", NO_BREAK)

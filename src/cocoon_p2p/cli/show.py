@@ -71,7 +71,7 @@ def run_offers(options: argparse.Namespace) -> int:
         print_table(OFFER_COLUMNS, [_offer_cells(offer) for offer in offers])
         print_note(f"prices in GRAM: {money_note(offers[0].get('settlement_network'))}; full ids with --json")
     else:
-        print_note("nobody offers that" if options.model else "nobody offers anything yet")
+        print_note("nobody else offers that" if options.model else "nobody else offers anything yet")
     return 0
 
 

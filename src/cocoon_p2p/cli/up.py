@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from cocoon_p2p.cli.output import paint, print_json, print_note, print_pairs
+from cocoon_p2p.cli.output import Whole, paint, print_json, print_note, print_pairs
 from cocoon_p2p.cli.place import home_option, load_place, set_up_logging
 from cocoon_p2p.cli.serving import serving_pairs
 from cocoon_p2p.cli.version import version_of
@@ -101,8 +101,8 @@ async def _serve(options: argparse.Namespace, home: Home, config: NodeConfig, en
 
 def model_or_path(text: str) -> str:
     """A file or folder that exists as an absolute path, which the node takes for one; anything else is a name or id."""
-    path = Path(text).expanduser()
-    return str(path.absolute()) if path.exists() else text
+    path = Path(os.path.expanduser(text))
+    return str(path.absolute()) if os.path.exists(path) else text  # pathlib's raises for what is too long a name
 
 
 def _say_ready(options: argparse.Namespace, home: Home, node: Node) -> None:
@@ -123,6 +123,7 @@ def ready_pairs(status: dict[str, Any], addresses: list[str], home_part: str) ->
     pairs += serving_pairs(status)
     address = best_address(addresses)
     if address is not None:
-        pairs.append(("others join", f"cocoon-node up --bootstrap {address}"))
-    pairs.append(("use it", f"cocoon-node offers{home_part}; cocoon-node run MODEL …{home_part}"))
+        pairs.append(("others join", Whole(f"cocoon-node up --bootstrap {address}")))
+    pairs.append(("use it", Whole(f"cocoon-node offers{home_part}")))
+    pairs.append(("", Whole(f"cocoon-node run MODEL …{home_part}")))
     return pairs

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import trio
 
+from cocoon_p2p.drivers.plain_nursery import open_plain_nursery
+from cocoon_p2p.errors import ConfigError, ExecutionError
 from cocoon_p2p.execution.port import Engine, ModelStatus
 from cocoon_p2p.ids import ModelId
 from cocoon_p2p.models.registry import InstalledModel, ModelRegistry
+from cocoon_p2p.models.registry import Offer as RegistryOffer
 from cocoon_p2p.policy.pricing import pricing_policy
 from cocoon_p2p.proto.provider_desk import ProviderDesk, ServedModel
 from cocoon_p2p.wire.capacity import Offer
+
+log = logging.getLogger(__name__)
 
 
 class Serving:
@@ -47,8 +53,44 @@ class Serving:
 
         return await trio.to_thread.run_sync(add)
 
+    async def install_and_serve(
+        self, path: Path, *, name: str | None, price_base: int | None, price_per_item: int | None
+    ) -> InstalledModel:
+        """Copy a model into the home, load and offer it. When it does not load, the home is as it was before. Raises
+        ConfigError, ExecutionError."""
+        before = {model.model_id: model.offer for model in await self._on_disk()}
+        model = await self.install(path, name=name, price_base=price_base, price_per_item=price_per_item)
+        try:
+            await self.serve(model)
+        except (ExecutionError, ConfigError):
+            await self._take_back(model, before.get(model.model_id))
+            raise
+        return model
+
+    async def serve_all(self, models: Sequence[InstalledModel], *, skip_failing: bool) -> None:
+        """Load models side by side and offer them. One that does not load is logged and left out with `skip_failing`;
+        else this raises ExecutionError. ConfigError (a device that does not work) is raised in any case."""
+
+        async def serve(model: InstalledModel) -> None:
+            try:
+                await self._serve(model)
+            except ExecutionError as error:
+                if not skip_failing:
+                    raise _named(model, error) from error
+                log.error("model %s is not offered: %s", model.name, error.message)
+
+        async with open_plain_nursery() as nursery:
+            for model in models:
+                nursery.start_soon(serve, model)
+
     async def serve(self, model: InstalledModel) -> ModelStatus:
-        """Load a model and offer it. Raises ExecutionError."""
+        """Load a model and offer it. Raises ExecutionError that names the model, ConfigError."""
+        try:
+            return await self._serve(model)
+        except ExecutionError as error:
+            raise _named(model, error) from error
+
+    async def _serve(self, model: InstalledModel) -> ModelStatus:
         status = await self._engine.load(model.model_id, model.folder)
         offer = model.offer
         base = self._price_base if offer.price_base is None else offer.price_base
@@ -59,6 +101,17 @@ class Serving:
         self._desk.models = {**self._desk.models, model.model_id: served}
         self.changed()
         return status
+
+    async def _take_back(self, model: InstalledModel, offer: RegistryOffer | None) -> None:
+        """Undo an installation; `offer` is what stood there before, if anything did."""
+        if offer is not None:
+            await trio.to_thread.run_sync(self._registry.set_offer, model.model_id, offer)
+            return
+        await self._engine.unload(model.model_id)
+        await trio.to_thread.run_sync(self._registry.remove, model.model_id)
+
+    async def _on_disk(self) -> Sequence[InstalledModel]:
+        return await trio.to_thread.run_sync(self._registry.list)
 
     def offers(self) -> list[Offer]:
         """For the announcement: prices and load as they are now."""
@@ -101,3 +154,9 @@ class Serving:
         for status in self._engine.models():
             if status.item_s is not None:
                 self._desk.item_s[status.model_id] = status.item_s
+
+
+def _named(model: InstalledModel, error: ExecutionError) -> ExecutionError:
+    """The same error with the model's name, since several are loaded at the same time."""
+    message = f"model {model.name} cannot be served: {error.message}"
+    return ExecutionError(message, code=error.code, retryable=error.retryable, hint=error.hint)

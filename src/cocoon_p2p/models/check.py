@@ -20,6 +20,8 @@ def check_inputs(manifest: Manifest, payload: Payload) -> int:
     if takes_text(manifest, payload):
         return _check_text(manifest, payload)
     given = {tensor.name: tensor for tensor in payload.tensors}
+    if set(given) == {TEXT_INPUT} and TEXT_INPUT not in [spec.name for spec in manifest.inputs]:
+        raise _wrong(f"the model takes no texts; {wants(manifest)}")
     for spec in manifest.inputs:
         if spec.name not in given:
             raise _wrong(f"input {spec.name!r} is missing: it must be {spec}{_or_text(manifest)}")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -90,16 +91,19 @@ class ModelRegistry:
         license: str = "",  # noqa: A002 - the manifest's word
     ) -> InstalledModel:
         """Copy a model into the home: an .onnx file, or a folder with one .onnx, its external data and perhaps a
-        tokenizer.json, which makes it take text. Added again, it gets the new name and prices. Raises ConfigError."""
+        tokenizer.json, which makes it take text. Files that are here already keep their name and prices where no new
+        ones are given. Raises ConfigError."""
         main, folder = _find_main(path)
-        offer = Offer(_check_name(name) if name else _name_from(path, main), price_base, price_per_item)
-        _check_offer(offer)
+        wanted = Offer(_name_from(path, main) if name is None else name, price_base, price_per_item)
+        _check_offer(wanted)
         models = models_folder(self._home)
         models.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(models)
         incoming = Path(tempfile.mkdtemp(prefix=INCOMING_PREFIX, dir=models))
         try:
             manifest = self._gather(main, folder, incoming, license, with_text=path.is_dir())
+            present = self._offer_of(manifest.model_id)
+            offer = wanted if present is None else _changed(present, name, price_base, price_per_item)
             return self._install(manifest, offer, incoming)
         finally:
             shutil.rmtree(incoming, ignore_errors=True)
@@ -214,6 +218,12 @@ class ModelRegistry:
         flush_folder(folder.parent)
         return InstalledModel(model_id, manifest, offer, folder)
 
+    def _offer_of(self, model_id: ModelId) -> Offer | None:
+        """What was decided about these files before; None when they are new, or it cannot be read."""
+        with suppress(ModelDamaged):
+            return _read_offer(model_folder(self._home, model_id) / OFFER_NAME)
+        return None
+
     def _check_free(self, name: str, model_id: ModelId) -> None:
         for model in self.list():
             if model.name == name and model.model_id != model_id:
@@ -224,9 +234,9 @@ class ModelRegistry:
 
 def _find_main(path: Path) -> tuple[Path, Path]:
     """The model file and the folder that its other files must lie in."""
-    if path.is_file():
+    if os.path.isfile(path):
         return path, path.absolute().parent
-    if not path.is_dir():
+    if not os.path.isdir(path):  # pathlib's raise for a name that is too long
         raise ConfigError(f"{path} does not exist", hint="give the path of an .onnx file, or of a folder with one")
     found = sorted(path.glob("*.onnx"))
     if len(found) != 1:
@@ -288,6 +298,16 @@ def _check_offer(offer: Offer) -> None:
             raise ConfigError(f"{key} must be from 0 to {AMOUNT_NANOGRAM_MAX} nanogram, not {price}")
 
 
+def _changed(present: Offer, name: str | None, price_base: int | None, price_per_item: int | None) -> Offer:
+    """`present` with what was given anew."""
+    return replace(
+        present,
+        name=present.name if name is None else name,
+        price_base=present.price_base if price_base is None else price_base,
+        price_per_item=present.price_per_item if price_per_item is None else price_per_item,
+    )
+
+
 def _encode_offer(offer: Offer) -> bytes:
     fields = {key: getattr(offer, key) for key in ("name", "price_base", "price_per_item", "serve")}
     return json.dumps(fields, indent=1, sort_keys=True).encode() + b"\n"
@@ -306,7 +326,7 @@ def _read_offer(path: Path) -> Offer:
 def _not_found(wanted: str, models: tuple[InstalledModel, ...]) -> CocoonError:
     near = difflib.get_close_matches(wanted, [model.name for model in models], n=3, cutoff=0.5)
     near = near or [model.name for model in models[:3]]
-    hint = f"there is {', '.join(near)}" if near else "no model was added yet: `cocoon-node model add <path>`"
+    hint = f"there is {', '.join(near)}" if near else "no model was added yet: cocoon-node models add PATH"
     return CocoonError(f"there is no model {wanted[:80]!r} here", code="NO_MODEL", hint=hint)
 
 

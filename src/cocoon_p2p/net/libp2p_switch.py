@@ -113,7 +113,9 @@ class Switch:
             raise ConfigError(
                 f"cannot listen on {address}: {'address already in use' if in_use else error.strerror or error}",
                 code="ADDRESS_IN_USE" if in_use else None,
-                hint="choose another port in network.listen, or 0 for any free one" if in_use else None,
+                hint="choose another port with --listen or [network] listen; tcp/0 takes any free one"
+                if in_use
+                else None,
             ) from error
         for listener in listeners:
             host, port = listener.socket.getsockname()[:2]

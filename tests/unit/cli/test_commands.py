@@ -83,6 +83,41 @@ def test_run_looks_at_its_files_before_anything_else(home: Path, capsys: pytest.
     assert "No such file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["file/below", "x" * 300])
+def test_run_makes_its_folder_before_anything_is_paid(
+    home: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home.mkdir()
+    (home / "file").write_text("")
+    assert main(["run", "m", "--text", "a", "--output", str(home / name)]) == 2
+    error, _ = lines(capsys.readouterr().err)
+    assert error.startswith("cocoon-node: error: cannot write to the folder")
+
+
+@pytest.mark.parametrize("path", ["x" * 256, "missing/" + "x" * 256, "a/" * 2000, "~nobody-of-that-name/x"])
+@pytest.mark.parametrize(
+    "words",
+    [["init"], ["up"], ["status"], ["jobs"], ["wallet"], ["offers"], ["models"], ["models", "add", "m"], ["models", "show", "m"],
+     ["run", "m", "--text", "a"]],
+)  # fmt: skip
+def test_a_home_that_cannot_be(home: Path, path: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    place = path if path.startswith("~") else str(home.parent / path)
+    assert main([*words, "--home", place]) == 2
+    error, hint = lines(capsys.readouterr().err)
+    assert error.startswith("cocoon-node: error: cannot use the home folder ")
+    assert len(error) < 300
+    assert hint == "cocoon-node: hint: name another: --home DIR"
+
+
+def test_hints_quote_a_home_with_a_space(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = home.parent / "my home"
+    assert main(["init", "--home", str(other)]) == 0
+    assert f"cocoon-node models add PATH --home '{other}', then" in capsys.readouterr().err
+    (other / "identity.pem").chmod(0o644)
+    assert main(["init", "--home", str(other)]) == 2
+    assert lines(capsys.readouterr().err)[1] == f"cocoon-node: hint: chmod 600 '{other / 'identity.pem'}'"
+
+
 @pytest.mark.parametrize("words", [["up"], ["run", "m", "--text", "a"], ["offers"], ["init"]])
 def test_a_mistake_in_the_configuration(home: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     home.mkdir()
@@ -182,6 +217,35 @@ def test_models(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out) == {"removed": added["model_id"], "name": "doubler"}
     assert main(["models", "list", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"models": []}
+
+
+def test_adding_a_model_again_says_what_changed(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = str(_write_model(home.parent))
+    assert main(["models", "add", model, "--name", "mine", "--price-base", "7000"]) == 0
+    assert "already" not in capsys.readouterr().err
+    assert main(["models", "add", model]) == 0
+    out, err = capsys.readouterr()
+    assert "0.000007 GRAM a job" in out
+    assert lines(err)[0] == "cocoon-node: these files were installed already, as mine; nothing was changed"
+    assert main(["models", "add", model, "--name", "new", "--price-per-item", "9000", "--json"]) == 0
+    out, err = capsys.readouterr()
+    row = json.loads(out)
+    assert (row["name"], row["price_base"], row["price_per_item"]) == ("new", 7000, 9000)
+    assert lines(err)[0].endswith("installed already, as mine; the name is now new, an item is now 0.000009 GRAM")
+    assert main(["models", "add", model, "--name", ""]) == 2
+    assert "'' is not allowed as a model's name" in capsys.readouterr().err
+
+
+def test_models_without_prices_of_their_own_show_the_configurations(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["models", "add", str(_write_model(home.parent)), "--price-base", "7000"]) == 0
+    (home / "node.toml").write_text("[provider]\nprice_per_item = 3000\n")
+    capsys.readouterr()
+    assert main(["models"]) == 0
+    out, err = capsys.readouterr()
+    assert "0.000007  0.000003*" in out
+    assert err.endswith("test money, no value; * is the price in node.toml\n")
 
 
 def test_adding_what_is_no_model(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

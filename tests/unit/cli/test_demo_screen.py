@@ -12,6 +12,7 @@ from cocoon_p2p.cli.demo_screen import (
     Comparison,
     show_job,
     show_join,
+    show_kept,
     show_nodes,
     show_passages,
     show_price,
@@ -117,7 +118,7 @@ JOB = {"timeline_ms": NOW, "price_nanogram": 85_000}
             False,
             "listens on this machine only and ends now; `cocoon-node demo --keep --listen /ip4/0.0.0.0/tcp/0`",
         ),
-        (True, True, "listens on this machine only; `cocoon-node demo --listen /ip4/0.0.0.0/tcp/0`"),
+        (True, True, "listens on this machine only; `cocoon-node demo --keep --listen /ip4/0.0.0.0/tcp/0`"),
         (False, False, "ends now; `cocoon-node demo --keep`"),
         (False, True, None),
     ],
@@ -133,6 +134,11 @@ def test_join_says_what_hinders(
         assert text.endswith("--bootstrap X")
     else:
         assert says in text
+
+
+def test_commands_for_a_home_with_a_space_can_be_copied(capsys: pytest.CaptureFixture[str]) -> None:
+    show_kept("/tmp/my demo/client")
+    assert "  cocoon-node wallet --home '/tmp/my demo/client'\n" in capsys.readouterr().out
 
 
 def test_progress_on_a_terminal_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,16 @@ def test_a_text_of_short_pieces_only_is_searched_all_the_same() -> None:
     assert paragraphs(" \n\n---\n") == []
 
 
+def test_pieces_that_are_too_short_are_counted(tmp_path: Path) -> None:
+    file = tmp_path / "text"
+    file.write_text("One two three four five.\n\nToo short.\n\nSix seven eight nine ten eleven.\n")
+    source = read_source(str(file))
+    assert (len(source.paragraphs), source.short) == (2, 1)
+    file.write_text("apples\n\npears\n")
+    source = read_source(str(file))
+    assert (len(source.paragraphs), source.short) == (2, 0), "there is nothing else"
+
+
 def test_long_paragraphs_are_cut_at_sentences() -> None:
     sentence = "This sentence says something that is worth some thirty words, or fewer. "
     parts = paragraphs(sentence * 40)

@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from cocoon_p2p.cli.output import Column, paint, print_error, print_pairs, printable, table
+from cocoon_p2p.cli.output import NO_BREAK, Column, Whole, paint, print_error, print_pairs, printable, table
 from cocoon_p2p.cli.words import (
     age,
     best_address,
@@ -70,6 +70,46 @@ def test_errors_and_hints_are_a_line_each(capsys: pytest.CaptureFixture[str]) ->
 def test_pairs(capsys: pytest.CaptureFixture[str]) -> None:
     print_pairs([("name", "x"), ("", "y"), ("long name", None)])
     assert capsys.readouterr().out == "name       x\n           y\nlong name  None\n"
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+
+
+@pytest.mark.usefixtures("narrow")
+def test_long_values_are_folded_at_spaces_under_themselves(capsys: pytest.CaptureFixture[str]) -> None:
+    print_pairs([("why", "one two three four-five six seven eight nine ten"), ("a name", "short")])
+    assert capsys.readouterr().out.splitlines() == [
+        "why     one two three four-five six",
+        "        seven eight nine ten",
+        "a name  short",
+    ]
+
+
+@pytest.mark.usefixtures("narrow")
+def test_addresses_commands_and_what_belongs_together_stay_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    address = "/ip4/127.0.0.1/tcp/4600/p2p/12D3KooWQpD9Yi1M7BkMK7fUa1XU9S3wvSQHykdWhsdK4nDz8e6N"
+    step = f"seal{NO_BREAK}0.1{NO_BREAK}ms"
+    print_pairs(
+        [("at", f"see {address} there"), ("do", Whole(f"cocoon-node up --bootstrap {address}")), ("t", f"{step}, " * 4)]
+    )
+    assert capsys.readouterr().out.splitlines() == [
+        "at  see",
+        f"    {address}",
+        "    there",
+        f"do  cocoon-node up --bootstrap {address}",
+        "t   seal 0.1 ms, seal 0.1 ms,",
+        "    seal 0.1 ms, seal 0.1 ms,",
+    ]
+
+
+@pytest.mark.usefixtures("narrow")
+def test_folded_texts_of_strangers_cannot_act_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    print_pairs([("why", "a\x1b[2Jb\rc\nd\te " * 6), ("do", Whole("x\x1b[2J\ny"))])
+    out = capsys.readouterr().out
+    assert all(line.isprintable() and len(line) <= 40 for line in out.splitlines())
+    assert out.endswith("do   x\ufffd[2J y\n")
 
 
 def test_colours_only_on_a_terminal_that_wants_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cocoon_p2p.cli.outputs import describe, file_stems, preview, read_inputs, write_outputs
+from cocoon_p2p.cli.outputs import describe, file_stems, make_folder, preview, read_inputs, write_outputs
 from cocoon_p2p.errors import ConfigError
 from cocoon_p2p.execution.arrays import to_array, to_payload
 from cocoon_p2p.tensors import Payload, Tensor, string_tensor, unpack_strings
@@ -104,6 +104,19 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot write the outputs"):
         write_outputs(to_payload({"y": np.zeros(2)}), tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", ["file/below", "x" * 300, "nul\0"])
+def test_a_folder_that_cannot_be_made(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot write to the folder"):
+        make_folder(tmp_path / name)
+
+
+def test_a_folder_is_made_and_left_empty(tmp_path: Path) -> None:
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    assert os.listdir(tmp_path / "a" / "b") == []
 
 
 def test_previews() -> None:

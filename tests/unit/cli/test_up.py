@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -11,7 +12,7 @@ import trio
 from cocoon_p2p.cli.up import INTERRUPTED, _Ending, model_or_path, ready_pairs
 
 PEER = "12D3KooWQpD9Yi1M7BkMK7fUa1XU9S3wvSQHykdWhsdK4nDz8e6N"
-STATUS = {
+STATUS: dict[str, Any] = {
     "peer_id": PEER,
     "settlement_network": 0,
     "models": [
@@ -37,7 +38,8 @@ def test_a_provider_says_what_price_device_why_and_how_to_join() -> None:
         ("", "on cpu: no GPU was found"),
         ("money", "test money, no value"),
         ("others join", f"cocoon-node up --bootstrap {addresses[1]}"),
-        ("use it", "cocoon-node offers --home /h; cocoon-node run MODEL … --home /h"),
+        ("use it", "cocoon-node offers --home /h"),
+        ("", "cocoon-node run MODEL … --home /h"),
     ]
 
 
@@ -48,11 +50,30 @@ def test_a_client_says_that_it_serves_nothing_and_listens_nowhere() -> None:
     assert "others join" not in pairs
 
 
+def test_a_node_that_serves_nobody_is_not_told_to_add_models() -> None:
+    pairs = dict(ready_pairs(STATUS | {"models": [], "serve": False}, [], ""))
+    assert pairs["serving"] == "nothing: [provider] serve is false"
+
+
+def test_the_device_of_several_models_is_said_once() -> None:
+    (model,) = STATUS["models"]
+    models = [model, model | {"device": "cuda:0"}, model | {"name": "other"}]
+    pairs = ready_pairs(STATUS | {"models": models}, [], "")
+    assert [value.partition(" (")[0] for name, value in pairs[2:-2] if name in ("", "serving")] == [
+        "minilm",
+        "other",
+        "on cpu: no GPU was found",
+        "minilm",
+        "on cuda:0: no GPU was found",
+    ]
+
+
 def test_models_are_paths_when_there_is_such_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "m.onnx").write_bytes(b"")
     assert model_or_path("m.onnx") == str(tmp_path / "m.onnx")
     assert model_or_path("minilm") == "minilm"
+    assert model_or_path("m" * 300) == "m" * 300
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, 0)])

@@ -67,6 +67,20 @@ def test_items_of_a_fixed_model_are_one() -> None:
     assert wants(fixed) == "it takes 'x' float32[2,?]"
 
 
+def test_texts_for_a_model_that_takes_none() -> None:
+    payload = Payload((string_tensor("text", ["a"]),))
+    for name, message in (
+        ("x", "the model takes no texts; it takes 'x' float32[batch,3]"),
+        ("text", "must be float32"),
+    ):
+        spec = TensorSpec(name, "float32", (-1, 3))
+        model = Manifest("tensor", (FileEntry("m", 1, "0" * 64),), "m", (spec,), (spec,), (("", 1),))
+        with pytest.raises(ExecutionError) as caught:
+            check_inputs(model, payload)
+        assert message in caught.value.message
+        assert caught.value.code == "INPUT"
+
+
 def test_a_node_needs_no_library_of_the_engine() -> None:
     program = (
         "import sys; import cocoon_p2p.execution.onnx_engine, cocoon_p2p.models.registry, cocoon_p2p.models.check;"

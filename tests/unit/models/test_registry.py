@@ -43,6 +43,31 @@ def test_a_file_is_added_under_its_contents_id(tmp_path: Path, registry: ModelRe
     assert entries(tmp_path) == [model.model_id]
 
 
+def test_files_that_are_here_already_keep_what_is_not_given_anew(tmp_path: Path, registry: ModelRegistry) -> None:
+    path = models.two_in_two_out_model(tmp_path)
+    first = registry.add(path, name="mine", price_base=5, price_per_item=6)
+    assert registry.add(path).offer == first.offer == Offer("mine", 5, 6)
+    assert registry.add(path, price_per_item=0).offer == Offer("mine", 5, 0)
+    assert registry.add(path, name="other").offer == Offer("other", 5, 0)
+    assert [model.offer for model in registry.list()] == [Offer("other", 5, 0)]
+    (first.folder / "offer.json").write_text("damaged")
+    assert registry.add(path).offer == Offer("two")
+
+
+def test_an_empty_name_is_refused(tmp_path: Path, registry: ModelRegistry) -> None:
+    with pytest.raises(ConfigError, match="'' is not allowed as a model's name"):
+        registry.add(models.two_in_two_out_model(tmp_path), name="")
+    assert entries(tmp_path) == []
+
+
+def test_an_unknown_model_says_how_to_add_one(tmp_path: Path, registry: ModelRegistry) -> None:
+    with pytest.raises(CocoonError) as caught:
+        registry.get("minilm")
+    assert caught.value.hint == "no model was added yet: cocoon-node models add PATH"
+    with pytest.raises(ConfigError, match="does not exist"):
+        registry.add(tmp_path / ("x" * 300))
+
+
 def test_a_folder_with_a_tokenizer_takes_text(tmp_path: Path, registry: ModelRegistry) -> None:
     folder = models.embedding_model(tmp_path / "My Embedder")
     model = registry.add(folder)
