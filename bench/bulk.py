@@ -15,6 +15,7 @@ from bench.nodes import CpuMeter, client, make_home, provider, python_server
 from bench.plan import Plan, say
 from bench.tls_echo import PIECE_BYTES, make_certificate, receive_into
 from cocoon_p2p.execution.arrays import to_payload
+from cocoon_p2p.limits import AMOUNT_NANOGRAM_MAX as NO_LIMIT
 from cocoon_p2p.node import Node, RunRequest
 from cocoon_p2p.tensors import Payload
 from cocoon_p2p.testing.models import copy_model
@@ -63,7 +64,7 @@ async def run(plan: Plan) -> Result:
 async def _job_rate(node: Node, payload: Payload) -> float:
     size = len(payload.tensors[0].data)
     begun = time.perf_counter()
-    result = await node.run_payload(RunRequest("copy", max_price=0, timeout_s=600), payload)
+    result = await node.run_payload(RunRequest("copy", max_price=NO_LIMIT, timeout_s=600), payload)
     took = time.perf_counter() - begun
     if result.payload.tensors[0].data != payload.tensors[0].data:
         raise ValueError("the model copies, and something else came back")

@@ -13,6 +13,7 @@ from bench.nodes import CpuMeter, client, make_home, provider
 from bench.plan import Plan, say
 from cocoon_p2p.execution.arrays import to_payload
 from cocoon_p2p.execution.session import OnnxModel, run_options
+from cocoon_p2p.limits import AMOUNT_NANOGRAM_MAX as NO_LIMIT
 from cocoon_p2p.models.registry import ModelRegistry
 from cocoon_p2p.node import Node, RunRequest
 from cocoon_p2p.tensors import Payload
@@ -47,7 +48,7 @@ async def run(plan: Plan) -> Result:
         async with client(folder / "client", process.address) as node:
             payload, meter = to_payload({"x": INPUT}), CpuMeter(process)
             for _ in range(WARM_UP_JOBS):
-                await node.run_payload(RunRequest("copy", max_price=0), payload)
+                await node.run_payload(RunRequest("copy", max_price=NO_LIMIT), payload)
             for number in range(plan.rounds):
                 direct = _run_directly(model, plan.seconds_a_round / 4)
                 with meter:
@@ -88,7 +89,7 @@ def _run_directly(model: OnnxModel, seconds: float) -> float:
 async def _run_jobs(node: Node, payload: Payload, seconds: float, rounds: _Rounds) -> list[float]:
     """Milliseconds of each job, one after the other."""
     took: list[float] = []
-    request = RunRequest("copy", max_price=0)
+    request = RunRequest("copy", max_price=NO_LIMIT)
     end = time.perf_counter() + seconds
     while not took or time.perf_counter() < end:
         begun = time.perf_counter()

@@ -17,6 +17,7 @@ from bench.http_client import Connection
 from bench.nodes import CpuMeter, client, make_home, provider, python_server
 from bench.plan import Plan, say
 from cocoon_p2p.execution.arrays import to_payload
+from cocoon_p2p.limits import AMOUNT_NANOGRAM_MAX as NO_LIMIT
 from cocoon_p2p.models.minilm import build_minilm
 from cocoon_p2p.models.registry import ModelRegistry
 from cocoon_p2p.node import Node, RunRequest
@@ -119,7 +120,7 @@ async def _keep_busy(do: Do, seconds: float) -> tuple[int, float]:
 
 
 def _by_node(node: Node, payloads: Sequence[Payload]) -> Do:
-    request = RunRequest("minilm", max_price=0)
+    request = RunRequest("minilm", max_price=NO_LIMIT)
 
     async def do(slot: int, number: int) -> None:
         result = await node.run_payload(request, payloads[number])
