@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from cocoon_p2p.errors import CocoonError, ConfigError
-from cocoon_p2p.execution.fork_server import ENVIRONMENT
+from cocoon_p2p.execution.environment import ENVIRONMENT
 from cocoon_p2p.gateway.errors_json import error_to_json, status_of
 from cocoon_p2p.models import minilm
 from cocoon_p2p.models.layout import ModelDamaged, model_folder, read_manifest

@@ -13,14 +13,8 @@ import signal
 import socket
 import sys
 
+from cocoon_p2p.execution.environment import ENVIRONMENT
 from cocoon_p2p.execution.pipe import BlockingPipe, Tag
-
-ENVIRONMENT = {
-    "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime from 1.29 on tells Microsoft the names and hashes of models it loads
-    "OPENBLAS_NUM_THREADS": "1",  # numpy's BLAS is not used; its threads would not survive a fork
-    "TOKENIZERS_PARALLELISM": "false",  # nor would these
-}
-"""What must stand in the environment before the libraries are loaded."""
 
 
 def serve(node: BlockingPipe) -> tuple[socket.socket, socket.socket] | None:

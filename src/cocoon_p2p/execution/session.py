@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cocoon_p2p.execution.arrays import BITS, to_array, to_tensor
-from cocoon_p2p.execution.fork_server import ENVIRONMENT
+from cocoon_p2p.execution.environment import ENVIRONMENT
 from cocoon_p2p.models.manifest import Manifest
 from cocoon_p2p.tensors import DTYPES, STRING, Tensor
 

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from cocoon_p2p.errors import ConfigError, ExecutionError
-from cocoon_p2p.execution.fork_server import ENVIRONMENT
+from cocoon_p2p.execution.environment import worker_environment
 from cocoon_p2p.execution.pipe import Pipe, Tag
 from cocoon_p2p.limits import WORKER_START_TIMEOUT_S
 
@@ -134,7 +134,7 @@ class WorkerProcesses:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,  # libraries print there what they fail to load
                 pass_fds=[theirs.fileno()],
-                env={**os.environ, **ENVIRONMENT},
+                env=worker_environment(os.environ),
                 start_new_session=True,
             )
         self._server = Pipe(ours)

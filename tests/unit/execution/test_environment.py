@@ -1,0 +1,18 @@
+"""What the processes that run models get to see of the node's environment."""
+
+from __future__ import annotations
+
+from cocoon_p2p.execution.environment import worker_environment
+
+
+def test_workers_do_not_inherit_the_passphrase() -> None:
+    given = {
+        "PATH": "/bin",
+        "COCOON_PASSPHRASE": "secret",
+        "COCOON_PASSPHRASE_FILE": "/secret",
+        "OPENBLAS_NUM_THREADS": "8",
+    }
+    environment = worker_environment(given)
+    assert "secret" not in "".join(environment.values())
+    assert environment["PATH"] == "/bin"
+    assert environment["ORT_DISABLE_TELEMETRY"] == environment["OPENBLAS_NUM_THREADS"] == "1"
