@@ -6,6 +6,7 @@ The parser is C++ fed with a stranger's bytes, and costs memory: `inspect_in_sub
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -65,7 +66,9 @@ def inspect_in_subprocess(path: Path) -> OnnxFacts:
     # -P: the working directory must not shadow modules.
     command = [sys.executable, "-P", "-m", "cocoon_p2p.models.inspection", str(path)]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=MODEL_INSPECTION_TIMEOUT_S, check=False)
+        # whatever the file does to the process that reads it, there is no passphrase in there
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("COCOON_")}
+        done = subprocess.run(command, capture_output=True, timeout=MODEL_INSPECTION_TIMEOUT_S, check=False, env=clean)
     except subprocess.TimeoutExpired as error:
         raise NotOnnx(f"reading it took longer than {MODEL_INSPECTION_TIMEOUT_S:.0f} s") from error
     if done.returncode < 0:
