@@ -22,7 +22,7 @@ JobId = NewType("JobId", bytes)
 
 
 class Tier(IntEnum):
-    """Who can see a job's input (CONFIDENTIALITY). The numbers are on the wire and never change."""
+    """Who can see a job's input. The numbers are on the wire and never change."""
 
     OPEN = 1
     """Encrypted between neighbours only: relays that terminate, gateways and the provider see it."""

@@ -12,7 +12,7 @@ GIB = 1024 * MIB
 # --- frames and streams (net/) ---------------------------------------------------------------------------------------
 FRAME_BYTES_MAX = MIB + 64 * KIB
 """One frame on a stream: 1 MiB of payload and what a message puts round it. The network moves bulk fastest in pieces of
-about 1 MB (NETWORK measurements); a peer that frames more is wrong or hostile."""
+about 1 MB (measured); a peer that frames more is wrong or hostile."""
 STREAMS_PER_PEER_MAX = 64
 """One job stream, one capacity stream, DHT and gossip streams of a healthy peer stay below 20; py-libp2p blocks in
 silence at 256."""
@@ -81,7 +81,7 @@ GOSSIP_HEARTBEAT_S = 1.0
 
 # --- capacity announcements ------------------------------------------------------------------------------------------
 ANNOUNCEMENT_LIFETIME_S = 60.0
-"""So a provider that died is out of everybody's book within a minute (PAYMENTS: offers expire in 60 s)."""
+"""So a provider that died is out of everybody's book within a minute."""
 ANNOUNCEMENT_INTERVAL_S = 25.0
 """Two chances before the last one expires."""
 ANNOUNCEMENT_MIN_INTERVAL_S = 1.0
@@ -114,7 +114,7 @@ JOB_BYTES_IN_FLIGHT_MAX = 4 * GIB
 """Inputs of all jobs together; a configuration key lowers it on small machines."""
 ITEMS_PER_JOB_MAX = 4096
 CHUNK_BYTES = 64 * KIB
-"""Plaintext of one sealed chunk (CONFIDENTIALITY: STREAM construction in 64 KiB chunks)."""
+"""Plaintext of one sealed chunk (the STREAM construction in 64 KiB chunks)."""
 CHUNK_OVERHEAD_BYTES = 16
 """The AES-GCM tag."""
 CHUNKS_PER_FRAME_MAX = 16
@@ -140,12 +140,12 @@ ENVELOPE_LIFETIME_MAX_S = 3600.0
 
 # --- execution -------------------------------------------------------------------------------------------------------
 BATCH_ITEMS_MAX = 16
-"""MiniLM gains nothing above (EXECUTION measurements)."""
+"""MiniLM gains nothing above (measured)."""
 ENGINE_QUEUE_MAX = 256
 WORKER_START_TIMEOUT_S = 60.0
 """A 2 GB model loads in under 20 s from a slow disk."""
 WORKER_INLINE_BYTES_MAX = 64 * KIB
-"""Below this a pipe is as fast as shared memory (EXECUTION: 22 µs against 17 µs at 1 KB, 0.58 ms against 41 µs at 1 MB)."""
+"""Below this a pipe is as fast as shared memory (measured: 22 µs against 17 µs at 1 KB, 0.58 ms against 41 µs at 1 MB)."""
 TEXT_CHARS_MAX = 100_000
 
 # --- money -----------------------------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ CHANNELS_KEPT_MAX = 100_000
 RESERVATIONS_KEPT_MAX = CLOSED_JOBS_REMEMBERED_MAX
 """Ended reservations that are remembered, so that a repeated job id is known."""
 SELECTION_SAMPLE = 5
-"""Random candidates out of which the best is taken (PAYMENTS: 3–5): enough to find a good one, few enough that not
+"""Random candidates out of which the best is taken: enough to find a good one, few enough that not
 everybody runs to the same."""
 STANDING_HALF_LIFE_S = 600.0
 """A fault weighs half after ten minutes, as long as a ban lasts."""
@@ -240,7 +240,7 @@ QUOTE_TIMEOUT_S = 5.0
 QUOTE_GRACE_S = 0.1
 """How long slower quotes are waited for after the first."""
 ASKED_AT_ONCE_MAX = 3
-"""Providers asked for a quote for one job (PAYMENTS: clients score 3 to 5 offers)."""
+"""Providers asked for a quote for one job: each one more costs a round trip, and finds a better offer more rarely."""
 MANIFESTS_CACHED_MAX = 256
 """At most 64 MiB; manifests are a few KB."""
 JOB_ATTEMPTS_MAX = 2

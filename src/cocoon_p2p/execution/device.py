@@ -1,5 +1,5 @@
 """On what do models run here? Asked of the machine by running a tiny model, as ONNX Runtime's own list says what it was
-built with, and a session that asks for CUDA where there is none runs on the CPU and says nothing (EXECUTION)."""
+built with, and a session that asks for CUDA where there is none runs on the CPU and says nothing (measured)."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ def _options(threads: int) -> Any:
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # Spinning costs a quarter of the throughput on a machine that others use too (EXECUTION).
+    # Spinning costs a quarter of the throughput on a machine that others use too (measured).
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     # ONNX Runtime's own format would pass by the checks that a model undergoes.

@@ -4,7 +4,7 @@
     │ length u32 │ length bytes│ │ length u32 │ length bytes│  …  │     0      │
     └────────────┴─────────────┘ └────────────┴─────────────┘     └────────────┘
 
-libp2p's streams end alike whether the peer closed them or died (NETWORK.md, cure 9), so the end is told by a frame of our
+libp2p's streams end alike whether the peer closed them or died (libp2p_cures.py), so the end is told by a frame of our
 own: without it, what came is truncated and the receiver gets an error.
 """
 

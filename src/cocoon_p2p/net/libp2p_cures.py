@@ -1,5 +1,5 @@
 """The faults of py-libp2p 0.8.1 that this adapter must not have: each with what it looked like, how it is avoided, and the
-test that fails when it comes back. NETWORK.md (design notes) has how each was found.
+test that fails when it comes back.
 
 The version is pinned. Before another one is used: read this list, change `LIBRARY_VERSION`, run the tests.
 """

@@ -2,7 +2,7 @@
 
 The library's KadDHT connects to nearly everyone it hears of, answers from its local copy before it asks anybody, keeps
 providers for two days, takes 20 to 40 s for a lookup when peers are frozen, and refuses a record that is published again
-(NETWORK.md, cure 11). This one speaks the same messages, asks the network first, gives up on a peer after
+(libp2p_cures.py). This one speaks the same messages, asks the network first, gives up on a peer after
 DHT_RPC_TIMEOUT_S and on a lookup after DHT_LOOKUP_TIMEOUT_S, and works only when asked or every few minutes.
 """
 

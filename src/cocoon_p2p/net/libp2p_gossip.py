@@ -1,7 +1,7 @@
 """gossipsub 1.1 (/meshsub/1.1.0): signed messages, a mesh of about six neighbours a topic, and gossip about what was missed.
 
 The library's gossipsub ends the host when a validator raises, drops what comes faster than 10 messages a second in
-silence and beats every 120 s (NETWORK.md, cures 7 and 10). This one speaks the same messages; peers' scores are not kept:
+silence and beats every 120 s (libp2p_cures.py). This one speaks the same messages; peers' scores are not kept:
 misbehaviour is the node's own affair (`policy.reputation`, `Network.ban`).
 """
 

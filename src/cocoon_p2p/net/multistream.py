@@ -8,7 +8,7 @@
 
 Each line is preceded by its length as an unsigned varint. The dialer sends both lines at once, which saves a round trip
 and which every implementation accepts. Names are compared as bytes: py-libp2p decodes them as UTF-8 and dies of a name
-that isn't (NETWORK.md, cure 4).
+that isn't (libp2p_cures.py).
 """
 
 from __future__ import annotations

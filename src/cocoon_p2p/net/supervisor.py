@@ -1,7 +1,7 @@
 """The guard round everything that may fail without harming anything else: handlers, validators, background work, and
 calls into libraries. The only file of this room that may catch `Exception`.
 
-py-libp2p lets an exception in one handler end the whole host (NETWORK.md, cures 3, 4 and 7); here it ends one stream,
+py-libp2p lets an exception in one handler end the whole host (libp2p_cures.py); here it ends one stream,
 is counted, and is logged once with its traceback.
 """
 
