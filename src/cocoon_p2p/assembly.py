@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
@@ -23,7 +24,7 @@ from cocoon_p2p.drivers.recovery import recover
 from cocoon_p2p.drivers.resolve import Resolver
 from cocoon_p2p.drivers.serving import Serving
 from cocoon_p2p.drivers.standing import StandingKeeper
-from cocoon_p2p.errors import CocoonError
+from cocoon_p2p.errors import CocoonError, TransportError
 from cocoon_p2p.execution.port import Engine
 from cocoon_p2p.home import Home
 from cocoon_p2p.ids import ModelId, PeerId, Tier
@@ -40,6 +41,8 @@ from cocoon_p2p.store import Store, open_store
 from cocoon_p2p.wire.capacity import CAPACITY_NAMESPACE
 from cocoon_p2p.wire.job import JOB_PROTOCOL
 from cocoon_p2p.wire.seal import make_seal_key_record
+
+log = logging.getLogger(__name__)
 
 VALIDATORS = {CAPACITY_NAMESPACE: validate_record}
 SHUTDOWN_GRACE_S = 5.0
@@ -83,8 +86,11 @@ class Backends:
 
 
 @asynccontextmanager
-async def open_parts(home: Home, config: NodeConfig, backends: Backends) -> AsyncIterator[Parts]:
-    """Raises ConfigError, TransportError (no bootstrap node answers), ExecutionError (a model does not load)."""
+async def open_parts(
+    home: Home, config: NodeConfig, backends: Backends, *, must_join: bool = True
+) -> AsyncIterator[Parts]:
+    """Raises ConfigError, ExecutionError (a model does not load), TransportError (no bootstrap node answers). Without
+    `must_join` the node goes on without them, and keeps trying: one that others can dial is of use meanwhile."""
     clock = backends.clock or SystemClock()
     rng = backends.rng or random.SystemRandom()
     open_network = backends.open_network or open_libp2p_network
@@ -123,7 +129,7 @@ async def open_parts(home: Home, config: NodeConfig, backends: Backends) -> Asyn
             stack.push_async_callback(_briefly, market.goodbye)
             stack.push_async_callback(_shielded, provider.shut_down)
         joiner = Joiner(network, bootstrap_peers(config.network.bootstrap))
-        await joiner.join()
+        await _join(joiner, must_join=must_join)
         nursery.start_soon(joiner.run)
         market.refresh()
         if serving is not None:
@@ -149,6 +155,15 @@ async def open_parts(home: Home, config: NodeConfig, backends: Backends) -> Asyn
             buyer=buyer,
             serving=serving,
         )
+
+
+async def _join(joiner: Joiner, *, must_join: bool) -> None:
+    try:
+        await joiner.join()
+    except TransportError as error:
+        if must_join:
+            raise
+        log.warning("%s; going on without, and trying again", error)
 
 
 def bootstrap_peers(addresses: Sequence[str]) -> list[PeerAddresses]:

@@ -83,8 +83,9 @@ class Node:
         node.toml says (read from the home when not given); `bootstrap`, `listen` and `models` go before it. `backends` is
         for simulations (`cocoon_p2p.testing`).
 
-        Raises ConfigError (home, configuration, port in use), TransportError (no bootstrap node answers),
-        ExecutionError (a model does not load).
+        Raises ConfigError (home, configuration, port in use), ExecutionError (a model does not load), TransportError (no
+        bootstrap node answers). The last not for a node that listens and has its bootstrap addresses from `config`: after
+        a power cut all may start at the same moment, so it goes on and keeps trying.
         """
         path = locate_home(home)
         if config is None:
@@ -95,7 +96,8 @@ class Node:
         if not place.initialised:
             place.init(config_text=None if place.config_file.exists() else render_toml(config))
         config = _with_options(config, bootstrap, listen, models)
-        async with open_parts(place, config, backends or Backends()) as parts:
+        must_join = bool(bootstrap) or not config.network.listen
+        async with open_parts(place, config, backends or Backends(), must_join=must_join) as parts:
             yield cls(parts)
 
     # --- who and where ---

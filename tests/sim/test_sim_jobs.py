@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import trio
 import trio.testing
 
 from cocoon_p2p import limits
+from cocoon_p2p.config import NodeConfig
 from cocoon_p2p.errors import CocoonError, ExecutionError, PeerRefused, RefusalReason, TransportError
 from cocoon_p2p.execution.arrays import to_payload
 from cocoon_p2p.node import RunRequest, RunResult
@@ -322,10 +324,6 @@ async def test_cancelling_stops_the_work(
 async def test_a_busy_provider_says_so(
     tmp_path: Path, echo_model: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
-    from dataclasses import replace
-
-    from cocoon_p2p.config import NodeConfig
-
     config = NodeConfig()
     config = replace(config, provider=replace(config.provider, slots=1))
     async with Simulation(tmp_path) as sim:
@@ -360,6 +358,25 @@ async def test_an_unreachable_bootstrap_is_an_error(tmp_path: Path, autojump_clo
             await sim.start("bootstrap")
             await sim.kill("bootstrap")
             await sim.start("late")
+
+
+async def test_a_node_that_listens_waits_for_its_configured_bootstrap(
+    tmp_path: Path, echo_model: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """After a power cut everybody starts at once; nobody may give up because another was slower."""
+    async with Simulation(tmp_path) as sim:
+        bootstrap = await sim.start("bootstrap")
+        client = await sim.start("client")
+        config = replace(
+            NodeConfig(), network=replace(NodeConfig().network, bootstrap=tuple(bootstrap.node.addresses()))
+        )
+        sim.hub.partition([bootstrap.node.peer_id, client.node.peer_id])
+        await sim.start("provider", model=echo_model, behaviour=doubled, config=config)
+        await trio.sleep(20)
+        assert await client.node.offers("echo") == []
+        sim.hub.heal()
+        await trio.sleep(60)
+        assert np.array_equal(result_of(await run(client)), 2 * X)
 
 
 async def test_a_clock_an_hour_wrong_is_no_market(

@@ -18,7 +18,7 @@ REDIAL_MAX_S = 60.0
 
 
 class Joiner:
-    """`join` once at the start, `run` in a task."""
+    """`join` once at the start, then `run` in a task, which goes on trying when nobody answered."""
 
     def __init__(self, network: Network, bootstrap: Sequence[PeerAddresses]) -> None:
         self._network = network
@@ -57,6 +57,7 @@ class Joiner:
         if not self._bootstrap:
             return
         async with self._network.events() as events:
+            await self._rejoin()
             await self._watch(events)
 
     async def _watch(self, events: AsyncIterator[NetworkEvent]) -> None:

@@ -204,7 +204,7 @@ class Simulation:
         config = config or NodeConfig()
         config = replace(
             config,
-            network=replace(config.network, listen=("/memory/0",), bootstrap=self._bootstrap),
+            network=replace(config.network, listen=("/memory/0",)),
             provider=replace(config.provider, serve=model is not None),
         )
         engine = ScriptedEngine(behaviour, execute_s)
@@ -241,7 +241,8 @@ class Simulation:
         )
         try:
             with trio.CancelScope() as scope:
-                async with Node.open(home.path, config=config, backends=backends) as node:
+                bootstrap = () if config.network.bootstrap else self._bootstrap
+                async with Node.open(home.path, config=config, bootstrap=bootstrap, backends=backends) as node:
                     stop = trio.Event()
                     task_status.started(RunningNode(name, node, engine, clock, home.path, scope, stop, stopped))
                     await stop.wait()
