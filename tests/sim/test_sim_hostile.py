@@ -179,6 +179,37 @@ async def test_who_goes_on_is_shut_out(autojump_clock: MockClock, scene: Scene) 
     await scene.attacker.connect(scene.provider.node.peer_id, addresses)
 
 
+async def test_a_ban_outlives_a_restart(autojump_clock: MockClock, scene: Scene, echo_model: Path) -> None:
+    for _ in range(5):
+        stream = await scene.stream()
+        await stream.send(b"\xc1")
+        await until_cut(stream)
+    await scene.provider.leave()
+    provider = await scene.sim.start("provider", model=echo_model)
+    with pytest.raises(TransportError):
+        await scene.attacker.connect(provider.node.peer_id, provider.node._parts.network.addresses())
+    await trio.sleep(limits.STANDING_BAN_S + 1)
+    await scene.attacker.connect(provider.node.peer_id, provider.node._parts.network.addresses())
+
+
+async def test_a_provider_that_answers_garbage_loses_standing_at_the_client(
+    autojump_clock: MockClock, scene: Scene
+) -> None:
+    async def garbage(stream: Stream) -> None:
+        await stream.receive()
+        await stream.send(b"\xc1")
+
+    await scene.honest_job_works()
+    scene.attacker.set_handler(JOB_PROTOCOL, garbage)
+    raw = announcement(scene, ATTACKER, addresses=scene.attacker.addresses())
+    await scene.attacker.publish(CAPACITY_TOPIC, raw)
+    await trio.sleep(1)
+    with pytest.raises(CocoonError):
+        await scene.client.node.run_payload(RunRequest("echo", provider=ATTACKER.peer_id), X)
+    assert scene.client.node._parts.standing.of(ATTACKER.peer_id).penalty > 0
+    await scene.honest_job_works()
+
+
 async def test_an_altered_chunk_is_refused_and_costs_nothing_but_standing(
     autojump_clock: MockClock, scene: Scene
 ) -> None:
@@ -202,6 +233,21 @@ async def test_a_truncated_input_is_no_input(autojump_clock: MockClock, scene: S
     await stream.send(accept.encode(), Input(job.job_id, sealed[:-16], True).encode())
     answer = decode_message(await stream.receive())
     assert isinstance(answer, Failure)
+    assert scene.provider.engine.jobs_done == 0
+
+
+async def test_an_input_shorter_than_announced_is_no_input(autojump_clock: MockClock, scene: Scene) -> None:
+    """Sealed in good order, final flag and all, but not the bytes that were quoted."""
+    stream, job = await scene.stream(), make_job(scene)
+    await quoted(scene, stream, job)
+    send, seal = job.accept(await paid(scene, job), unix_ms=int(VirtualClock().unix() * 1000))
+    assert isinstance(send, Send)
+    assert isinstance(seal, SendInput)
+    short = bytes(seal.sealer.seal(PIECE[:64], True))
+    await stream.send(send.message.encode(), Input(job.job_id, short, True).encode())
+    answer = decode_message(await stream.receive())
+    assert isinstance(answer, Failure)
+    assert answer.code.name == "ENVELOPE"
     assert scene.provider.engine.jobs_done == 0
 
 
@@ -372,6 +418,14 @@ async def test_forged_announcements_are_not_heard(autojump_clock: MockClock, sce
         assert book <= {scene.provider.node.peer_id}
     assert (scene.penalty() > 0) == (kind != "from the future")
     await scene.honest_job_works()
+
+
+async def test_only_a_peer_itself_gossips_its_announcement(autojump_clock: MockClock, scene: Scene) -> None:
+    market = scene.client.node._parts.market
+    honest = scene.provider.node._parts.market._announcer.current
+    assert honest is not None
+    assert market._validate(scene.provider.node.peer_id, honest.encode())
+    assert not market._validate(ATTACKER.peer_id, honest.encode())
 
 
 async def test_nobody_can_put_a_record_under_anothers_key(autojump_clock: MockClock, scene: Scene) -> None:

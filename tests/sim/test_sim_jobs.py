@@ -199,6 +199,31 @@ async def test_a_provider_killed_in_mid_job_costs_a_second_at_most(
         assert wallet["spent_nanogram"] == 2 * 1020, "the first provider may have earned it: counted as spent"
 
 
+async def test_a_retry_that_could_cost_more_than_was_allowed_is_not_made(
+    tmp_path: Path, echo_model: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The first provider may have earned 1020 of the 1500; the second wants 1020 too."""
+    async with Simulation(tmp_path, seed=1) as sim:
+        await sim.start("bootstrap")
+        for name in ("one", "two"):
+            await sim.start(name, model=echo_model, execute_s=5)
+        client = await sim.start("client")
+
+        async def job() -> None:
+            with pytest.raises(CocoonError) as caught:
+                await run(client, max_price=1500)
+            assert "1,020 nanogram count as spent" in (caught.value.hint or "")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(job)
+            await trio.sleep(2)
+            busy = next(n for n in ("one", "two") if sim.nodes[n].engine.models()[0].running)
+            await sim.kill(busy)
+        assert (await client.node.wallet())["spent_nanogram"] == 1020
+        (left,) = (sim.nodes[n] for n in ("one", "two") if n in sim.nodes)
+        assert left.engine.jobs_done == 0
+
+
 async def test_without_another_provider_the_error_is_clear_and_quick(
     tmp_path: Path, echo_model: Path, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -107,41 +107,48 @@ class Buyer:
         provider that was tried said."""
         started = self._ports.clock.now()
         progress = _Progress(order, deadline=started + order.timeout_s, started=started)
-        with trio.move_on_after(
-            order.timeout_s + 1.0
-        ) as scope:  # the machines' own deadline comes first, with its reason
-            model = await self._resolver.resolve(order.model)
-            items = max(1, check_inputs(model.manifest, order.payload))
-            if items > limits.ITEMS_PER_JOB_MAX:
-                raise CocoonError(
-                    f"{items} items in one job; at most {limits.ITEMS_PER_JOB_MAX}",
-                    code="LIMITS",
-                    hint="split it into several jobs",
-                )
-            progress.discovered = self._ports.clock.now()
-            while True:
-                try:
-                    attempt = await self._quote(progress, model.model_id, model.offers, items)
-                except TransportError:
-                    if progress.looked_again or not progress.unreachable:
-                        raise
-                    model = await self._look_again(progress, order.model)
-                    continue
-                try:
-                    return await self._carry_through(progress, attempt, model.name)
-                except CocoonError as error:
-                    self._note_failure(progress, attempt, error)
-                    if not may_retry(self._facts(progress, error)):
-                        if progress.at_risk and error.hint is None:
-                            error.hint = (
-                                f"{format_nanogram(progress.at_risk)} count as spent until the provider says otherwise: "
-                                "cocoon-node wallet"
-                            )
-                        raise
+        # The machines' own deadline comes a second before this one, with its reason.
+        with trio.move_on_after(order.timeout_s + 1.0) as scope:
+            try:
+                return await self._attempts(progress)
+            except CocoonError as error:
+                if progress.at_risk and error.hint is None:
+                    error.hint = (
+                        f"{format_nanogram(progress.at_risk)} count as spent until the provider says otherwise: "
+                        "cocoon-node wallet"
+                    )
+                raise
         assert scope.cancelled_caught
         raise TransportError(
             f"no answer within {order.timeout_s:g} s", outcome_known=False, code="TIMEOUT", hint="allow more: --timeout"
         )
+
+    async def _attempts(self, progress: _Progress) -> Purchase:
+        """Quote and carry through, and once more elsewhere where `policy.retry` allows it."""
+        order = progress.order
+        model = await self._resolver.resolve(order.model)
+        items = max(1, check_inputs(model.manifest, order.payload))
+        if items > limits.ITEMS_PER_JOB_MAX:
+            raise CocoonError(
+                f"{items} items in one job; at most {limits.ITEMS_PER_JOB_MAX}",
+                code="LIMITS",
+                hint="split it into several jobs",
+            )
+        progress.discovered = self._ports.clock.now()
+        while True:
+            try:
+                attempt = await self._quote(progress, model.model_id, model.offers, items)
+            except TransportError:
+                if progress.looked_again or not progress.unreachable:
+                    raise
+                model = await self._look_again(progress, order.model)
+                continue
+            try:
+                return await self._carry_through(progress, attempt, model.name)
+            except CocoonError as error:
+                self._note_failure(progress, attempt, error)
+                if not may_retry(self._facts(progress, error)):
+                    raise
 
     async def _look_again(self, progress: _Progress, model: str) -> ResolvedModel:
         """Nobody that we knew of was where it said: perhaps they came back elsewhere."""
