@@ -37,6 +37,8 @@ KEEPALIVE_INTERVAL_S = 10.0
 KEEPALIVE_MISSES_MAX = 2
 """A peer that leaves two pings unanswered is gone."""
 STREAM_OPEN_TIMEOUT_S = 5.0
+PING_TIMEOUT_S = 5.0
+"""Longer than any round trip of the internet; a peer that answers later is not there for any practical purpose."""
 NET_EVENTS_QUEUE_MAX = 1024
 
 # --- DHT and gossip --------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import pytest
 from foreign import OpenForeign, OpenRust, open_json_lines_peer
 from go_daemon import open_go_daemon
 
-from cocoon_p2p.net.libp2p_dht_messages import KAD
+from cocoon_p2p.net.dht.messages import KAD
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

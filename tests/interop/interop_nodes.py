@@ -11,9 +11,9 @@ import trio
 from foreign import Foreign
 
 from cocoon_p2p.ids import PeerId
+from cocoon_p2p.net.identify.identify import PING
 from cocoon_p2p.net.libp2p import Libp2pNetwork, open_libp2p
-from cocoon_p2p.net.libp2p_identify import PING
-from cocoon_p2p.net.libp2p_switch import Link
+from cocoon_p2p.net.switch.switch import Link
 from cocoon_p2p.testing.net_contract import VALIDATORS, full_addresses
 
 PATIENCE_S = 60.0

@@ -12,9 +12,9 @@ from foreign import Foreign, OpenForeign
 from interop_nodes import dial_each_other, identified_link, open_node, polled
 
 from cocoon_p2p.errors import TransportError
-from cocoon_p2p.net import libp2p_dht
+from cocoon_p2p.net.dht import dht
+from cocoon_p2p.net.dht.messages import provider_key
 from cocoon_p2p.net.libp2p import Libp2pNetwork
-from cocoon_p2p.net.libp2p_dht_messages import provider_key
 from cocoon_p2p.testing.net_contract import CONTENT, ECHO, KEY, echo
 
 ALL = ["py", "js", "go"]
@@ -25,7 +25,7 @@ MULTIHASH = provider_key(CONTENT).hex()
 @pytest.fixture(autouse=True)
 def protocol_of_the_other(implementation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if implementation == "go":
-        monkeypatch.setattr(libp2p_dht, "KAD", "/ipfs/kad/1.0.0")
+        monkeypatch.setattr(dht, "KAD", "/ipfs/kad/1.0.0")
 
 
 async def acquainted(network: Libp2pNetwork, foreign: Foreign, *, we_dial: bool = True) -> None:

@@ -8,17 +8,17 @@ from foreign import OpenRust
 from interop_nodes import identified_link, open_node, ping, polled
 
 from cocoon_p2p.errors import RemoteProtocolError, TransportError
-from cocoon_p2p.net import libp2p_identify
-from cocoon_p2p.net.libp2p_dht_messages import KAD
-from cocoon_p2p.net.libp2p_gossip_messages import MESHSUB
-from cocoon_p2p.net.libp2p_identify import IDENTIFY, PING
+from cocoon_p2p.net.dht.messages import KAD
+from cocoon_p2p.net.gossip.messages import MESHSUB
+from cocoon_p2p.net.identify import identify
+from cocoon_p2p.net.identify.identify import IDENTIFY, PING
 from cocoon_p2p.testing.net_contract import CONTENT, ECHO, KEY, echo, full_addresses
 
 
 @pytest.fixture(autouse=True)
 def its_protocol_version(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lattica hangs up on whoever names another than its own, which is its Kademlia's name."""
-    monkeypatch.setattr(libp2p_identify, "_PROTOCOL_VERSION", KAD)
+    monkeypatch.setattr(identify, "_PROTOCOL_VERSION", KAD)
 
 
 @pytest.mark.parametrize("we_dial", [True, False], ids=["we dial", "they dial"])

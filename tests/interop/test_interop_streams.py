@@ -12,9 +12,9 @@ from interop_nodes import dial_each_other, identified_link, open_node, ping
 
 from cocoon_p2p.errors import EndOfStream, TransportError
 from cocoon_p2p.limits import FRAME_BYTES_MAX
-from cocoon_p2p.net.libp2p_dht_messages import KAD
-from cocoon_p2p.net.libp2p_gossip_messages import MESHSUB
-from cocoon_p2p.net.libp2p_identify import IDENTIFY, PING
+from cocoon_p2p.net.dht.messages import KAD
+from cocoon_p2p.net.gossip.messages import MESHSUB
+from cocoon_p2p.net.identify.identify import IDENTIFY, PING
 from cocoon_p2p.net.port import PeerDisconnected
 from cocoon_p2p.testing.net_contract import ECHO, echo
 

@@ -9,7 +9,7 @@ from importlib import metadata
 from cocoon_p2p.cli.output import print_json, print_pairs
 from cocoon_p2p.cli.parser import build_parser
 
-PARTS = ("libp2p", "trio", "cryptography", "onnx", "tokenizers")
+PARTS = ("trio", "cryptography", "onnx", "tokenizers")
 RUNTIMES = ("onnxruntime-gpu", "onnxruntime")
 
 

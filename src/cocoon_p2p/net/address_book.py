@@ -7,16 +7,16 @@ from collections.abc import Iterable
 
 from cocoon_p2p.ids import PeerId
 from cocoon_p2p.limits import ADDRESS_BOOK_PEERS_MAX, ADDRESSES_PER_ANNOUNCEMENT_MAX
-from cocoon_p2p.net.addresses import TcpAddress, parse_dialable
+from cocoon_p2p.net.addresses import Address, parse_dialable
 
 
 class AddressBook:
     """Addresses of each peer, the most recently confirmed first."""
 
     def __init__(self) -> None:
-        self._peers: OrderedDict[PeerId, list[TcpAddress]] = OrderedDict()
+        self._peers: OrderedDict[PeerId, list[Address]] = OrderedDict()
 
-    def add(self, peer: PeerId, addresses: Iterable[TcpAddress | str]) -> None:
+    def add(self, peer: PeerId, addresses: Iterable[Address | str]) -> None:
         """Put `addresses` before the known ones; what cannot be dialled is left out."""
         fresh = parse_dialable(map(str, addresses))
         known = self._peers.get(peer, [])
@@ -27,5 +27,5 @@ class AddressBook:
         while len(self._peers) > ADDRESS_BOOK_PEERS_MAX:
             self._peers.popitem(last=False)
 
-    def get(self, peer: PeerId) -> list[TcpAddress]:
+    def get(self, peer: PeerId) -> list[Address]:
         return list(self._peers.get(peer, ()))

@@ -1,6 +1,11 @@
-"""Multiaddrs of TCP endpoints, as text and as bytes. Only what this network dials: ip4, ip6 and DNS names with tcp.
+"""Multiaddrs of TCP and WebSocket endpoints and of relayed peers, as text and as bytes. Only what this network dials:
 
-py-multiaddr does more and takes ten times as long; peers send us thousands of addresses.
+    /ip4/192.0.2.1/tcp/4001                                  TCP
+    /dns4/node.example/tcp/4001/ws                           WebSocket
+    /ip4/192.0.2.1/tcp/4001/p2p/<relay>/p2p-circuit          through a relay
+
+each, where a peer is named, followed by /p2p/<peer id>. py-multiaddr does more and takes ten times as long; peers send us
+thousands of addresses.
 """
 
 from __future__ import annotations
@@ -8,10 +13,10 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from cocoon_p2p.ids import PeerId, parse_peer_id
+from cocoon_p2p.ids import PEER_ID_BYTES, PeerId, parse_peer_id, peer_id_from_bytes, peer_id_to_bytes
 from cocoon_p2p.limits import ADDRESS_CHARS_MAX
 
 HostKind = Literal["ip4", "ip6", "dns", "dns4", "dns6"]
@@ -19,22 +24,28 @@ HostKind = Literal["ip4", "ip6", "dns", "dns4", "dns6"]
 _CODES: dict[HostKind, int] = {"ip4": 4, "ip6": 41, "dns": 53, "dns4": 54, "dns6": 55}
 _KINDS = {code: kind for kind, code in _CODES.items()}
 _TCP = 6
-_P2P_TWO_BYTES = b"\xa5\x03"  # code 421 as varint
+_P2P = b"\xa5\x03"  # code 421 as varint
+_WS = b"\xdd\x03"  # 477
+_CIRCUIT = b"\xa2\x02"  # 290
 _FAMILIES = {"ip4": socket.AF_INET, "dns4": socket.AF_INET, "ip6": socket.AF_INET6, "dns6": socket.AF_INET6}
 
 
 @dataclass(frozen=True, slots=True)
-class TcpAddress:
-    """`/<kind>/<host>/tcp/<port>`, and the peer id behind /p2p/ where there is one."""
+class Address:
+    """`/<kind>/<host>/tcp/<port>[/ws][/p2p/<relay>/p2p-circuit]`, and the peer id behind /p2p/ where there is one."""
 
     kind: HostKind
     host: str
     port: int
     peer: PeerId | None = None
+    websocket: bool = False
+    relay: PeerId | None = None
+    """The relay that stands at host and port, when the peer is reached through it."""
 
     def __str__(self) -> str:
-        """Without /p2p/."""
-        return f"/{self.kind}/{self.host}/tcp/{self.port}"
+        """Without the peer's own /p2p/."""
+        through = f"/p2p/{self.relay}/p2p-circuit" if self.relay is not None else ""
+        return f"/{self.kind}/{self.host}/tcp/{self.port}{'/ws' if self.websocket else ''}{through}"
 
     @property
     def family(self) -> socket.AddressFamily:
@@ -44,36 +55,63 @@ class TcpAddress:
     def is_wildcard(self) -> bool:
         return self.kind in ("ip4", "ip6") and ipaddress.ip_address(self.host).is_unspecified
 
+    @property
+    def is_loopback(self) -> bool:
+        return self.kind in ("ip4", "ip6") and ipaddress.ip_address(self.host).is_loopback
 
-def parse_address(text: str) -> TcpAddress:
-    """Raises ValueError for anything but /ip4|ip6|dns|dns4|dns6/<host>/tcp/<port>[/p2p/<peer id>]."""
+    @property
+    def is_public(self) -> bool:
+        """Whether the wide internet routes to it; names are taken to be."""
+        return self.kind not in ("ip4", "ip6") or ipaddress.ip_address(self.host).is_global
+
+    @property
+    def endpoint(self) -> Address:
+        """Where the first socket goes: without peer and relay."""
+        return replace(self, peer=None, relay=None)
+
+
+def parse_address(text: str) -> Address:
+    """Raises ValueError for anything but
+    /ip4|ip6|dns|dns4|dns6/<host>/tcp/<port>[/ws][/p2p/<relay>/p2p-circuit][/p2p/<peer id>]."""
     parts = text.strip().split("/")
-    if len(text) > ADDRESS_CHARS_MAX or len(parts) not in (5, 7) or parts[0] or parts[3] != "tcp":
+    if len(text) > ADDRESS_CHARS_MAX or len(parts) < 5 or parts[0] or parts[3] != "tcp":
         raise ValueError(f"{text[:ADDRESS_CHARS_MAX]!r} is no TCP address; one looks like /ip4/192.0.2.1/tcp/4001")
     kind = _kind_of(parts[1], text)
-    port = int(parts[4]) if parts[4].isascii() and parts[4].isdigit() else -1
+    port = int(parts[4]) if parts[4].isascii() and parts[4].isdigit() and len(parts[4]) <= 5 else -1
     if not 0 <= port <= 65535:
         raise ValueError(f"{parts[4]!r} in {text!r} is no port")
+    rest = parts[5:]
+    websocket = rest[:1] == ["ws"]
+    rest = rest[1:] if websocket else rest
+    relay = None
+    if rest[2:3] == ["p2p-circuit"] and rest[0] == "p2p":
+        relay = parse_peer_id(rest[1])
+        rest = rest[3:]
     peer = None
-    if len(parts) == 7:
-        if parts[5] != "p2p":
-            raise ValueError(f"{text!r} goes on with /{parts[5]}/, which this node does not dial")
-        peer = parse_peer_id(parts[6])
-    return TcpAddress(kind, _checked_host(kind, parts[2]), port, peer)
+    if rest:
+        if rest[0] != "p2p" or len(rest) != 2:
+            raise ValueError(f"{text!r} goes on with /{rest[0]}/, which this node does not dial")
+        peer = parse_peer_id(rest[1])
+    return Address(kind, _checked_host(kind, parts[2]), port, peer, websocket, relay)
 
 
-def address_to_bytes(address: TcpAddress) -> bytes:
-    """The binary multiaddr, without /p2p/."""
+def address_to_bytes(address: Address) -> bytes:
+    """The binary multiaddr, without the peer's own /p2p/."""
     if address.kind in ("ip4", "ip6"):
         host = ipaddress.ip_address(address.host).packed
     else:
         name = address.host.encode()
         host = bytes([len(name)]) + name
-    return bytes([_CODES[address.kind]]) + host + bytes([_TCP]) + address.port.to_bytes(2)
+    raw = bytes([_CODES[address.kind]]) + host + bytes([_TCP]) + address.port.to_bytes(2)
+    if address.websocket:
+        raw += _WS
+    if address.relay is not None:
+        raw += _P2P + bytes([PEER_ID_BYTES]) + peer_id_to_bytes(address.relay) + _CIRCUIT
+    return raw
 
 
-def address_from_bytes(raw: bytes) -> TcpAddress | None:
-    """None for anything that this network does not dial, or that is no multiaddr."""
+def address_from_bytes(raw: bytes) -> Address | None:
+    """None for anything that this network does not dial, or that is no multiaddr. A /p2p/ at the end is left out."""
     kind = _KINDS.get(raw[0]) if raw else None
     if kind is None:
         return None
@@ -83,16 +121,32 @@ def address_from_bytes(raw: bytes) -> TcpAddress | None:
         start, size = 2, raw[1] if len(raw) > 1 else 0
     end = start + size
     host, rest = raw[start:end], raw[end + 3 :]
-    if len(raw) < end + 3 or raw[end] != _TCP or (rest and not rest.startswith(_P2P_TWO_BYTES)):
+    if len(raw) < end + 3 or raw[end] != _TCP:
         return None
+    websocket = rest.startswith(_WS)
+    rest = rest[len(_WS) :] if websocket else rest
     try:
+        relay = _leading_relay(rest)
+        if relay is None and rest and not rest.startswith(_P2P):
+            return None
         name = str(ipaddress.ip_address(host)) if kind in ("ip4", "ip6") else host.decode("ascii")
-        return TcpAddress(kind, _checked_host(kind, name), int.from_bytes(raw[end + 1 : end + 3]))
+        return Address(kind, _checked_host(kind, name), int.from_bytes(raw[end + 1 : end + 3]), None, websocket, relay)
     except ValueError:
         return None
 
 
-def parse_dialable(texts: Iterable[str]) -> list[TcpAddress]:
+def _leading_relay(rest: bytes) -> PeerId | None:
+    """The peer of a leading /p2p/<peer>/p2p-circuit. Raises ValueError for one that is no Ed25519 peer."""
+    start = len(_P2P) + 1
+    circuit = rest[start + PEER_ID_BYTES :]
+    if not rest.startswith(_P2P + bytes([PEER_ID_BYTES])) or not circuit.startswith(_CIRCUIT):
+        return None
+    if circuit[len(_CIRCUIT) :] and not circuit[len(_CIRCUIT) :].startswith(_P2P):
+        raise ValueError("something other than a peer behind /p2p-circuit")
+    return peer_id_from_bytes(rest[start : start + PEER_ID_BYTES])
+
+
+def parse_dialable(texts: Iterable[str]) -> list[Address]:
     """Those of `texts` that can be dialled, each once, in order."""
     addresses = []
     for text in texts:
@@ -105,12 +159,12 @@ def parse_dialable(texts: Iterable[str]) -> list[TcpAddress]:
     return addresses
 
 
-def resolve_wildcards(addresses: Sequence[TcpAddress]) -> tuple[str, ...]:
+def resolve_wildcards(addresses: Sequence[Address]) -> tuple[str, ...]:
     """What to tell others: 0.0.0.0 and :: replaced by this machine's own addresses, loopback last."""
     resolved: list[str] = []
     for address in addresses:
         hosts = _own_hosts(address.kind) if address.is_wildcard else [address.host]
-        resolved += [f"/{address.kind}/{host}/tcp/{address.port}" for host in hosts]
+        resolved += [str(replace(address, host=host)) for host in hosts]
     return tuple(dict.fromkeys(resolved))
 
 

@@ -1,12 +1,10 @@
 """The port `Network` on libp2p: TCP, Noise, yamux, Kademlia under /cocoon/kad/1.0.0, gossipsub.
 
-Importing this module imports py-libp2p, which takes a second and a half; the rest of the program imports it when it opens
-a network, and only then.
+The rest of the program imports this module when it opens a network, and only then.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -18,26 +16,25 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from cocoon_p2p.errors import ConfigError
 from cocoon_p2p.ids import PeerId, peer_id_from_public_key
-from cocoon_p2p.net.addresses import TcpAddress, parse_address
-from cocoon_p2p.net.libp2p_dht import Dht
-from cocoon_p2p.net.libp2p_gossip import Gossip
-from cocoon_p2p.net.libp2p_identify import Identification
-from cocoon_p2p.net.libp2p_streams import Streams
-from cocoon_p2p.net.libp2p_switch import Switch
-from cocoon_p2p.net.libp2p_transport import Upgrader
+from cocoon_p2p.net.addresses import Address, parse_address
+from cocoon_p2p.net.dht.dht import Dht
+from cocoon_p2p.net.gossip.gossip import Gossip
+from cocoon_p2p.net.identify.identify import Identification
 from cocoon_p2p.net.port import (
     ConnectedPeer,
     MessageValidator,
     NetworkEvent,
     PeerAddresses,
+    Reachability,
     RecordValidator,
     Stream,
     StreamHandler,
 )
 from cocoon_p2p.net.supervisor import Counters, open_service_nursery, run_guarded
+from cocoon_p2p.net.switch.streams import Streams
+from cocoon_p2p.net.switch.switch import Switch
+from cocoon_p2p.net.switch.upgrade import Upgrader
 
-logging.getLogger("libp2p").setLevel(logging.CRITICAL)
-"""The library reports as errors, and with tracebacks, what peers do every day; what matters of it we count and log."""
 _BOOTSTRAP_RETRY_FIRST_S = 1.0
 _BOOTSTRAP_RETRY_MAX_S = 30.0
 
@@ -88,11 +85,11 @@ class Libp2pNetwork:
         self._nursery = nursery
         self._switch = Switch(upgrader, nursery, self._counters)
         self._streams = Streams(self._switch, nursery)
-        Identification(self._switch, self._streams, agent)
+        self._identification = Identification(self._switch, self._streams, agent)
         self._dht = Dht(self._switch, self._streams, validators, server=dht_server)
         self._gossip = Gossip(self._switch, self._streams, key)
 
-    async def start(self, listen: Sequence[str], bootstrap: Sequence[tuple[PeerId, TcpAddress]]) -> None:
+    async def start(self, listen: Sequence[str], bootstrap: Sequence[tuple[PeerId, Address]]) -> None:
         await self._switch.listen(listen)
         self._nursery.start_soon(self._gossip.beat)
         self._nursery.start_soon(self._dht.maintain)
@@ -131,8 +128,18 @@ class Libp2pNetwork:
             for link in self._switch.links()
         )
 
+    async def ping(self, peer: PeerId) -> float:
+        return await self._identification.ping(peer)
+
     def ban(self, peer: PeerId, duration_s: float) -> None:
         self._switch.ban(peer, duration_s)
+
+    def unban(self, peer: PeerId) -> None:
+        self._switch.unban(peer)
+
+    def reachability(self) -> Reachability:
+        addresses = self._switch.announced_addresses()
+        return Reachability("unknown", "nobody has told us yet", addresses=addresses)
 
     @asynccontextmanager
     async def events(self) -> AsyncIterator[AsyncIterator[NetworkEvent]]:
@@ -170,7 +177,7 @@ class Libp2pNetwork:
     def counters(self) -> Mapping[str, int]:
         return MappingProxyType(self._counters)
 
-    async def _stay_connected(self, peer: PeerId, address: TcpAddress) -> None:
+    async def _stay_connected(self, peer: PeerId, address: Address) -> None:
         """Dial a bootstrap peer, and again whenever the connection is lost."""
         pause = _BOOTSTRAP_RETRY_FIRST_S
         connect = partial(self._connect_and_wait, peer, address)
@@ -182,13 +189,13 @@ class Libp2pNetwork:
                 await trio.sleep(pause)
                 pause = min(2 * pause, _BOOTSTRAP_RETRY_MAX_S)
 
-    async def _connect_and_wait(self, peer: PeerId, address: TcpAddress) -> None:
+    async def _connect_and_wait(self, peer: PeerId, address: Address) -> None:
         """Until the connection ends. Raises TransportError when there is none to be had."""
         link = await self._switch.connect(peer, [str(address)])
         await link.ended.wait()
 
 
-def _parse_bootstrap(text: str) -> tuple[PeerId, TcpAddress]:
+def _parse_bootstrap(text: str) -> tuple[PeerId, Address]:
     """Raises ConfigError."""
     try:
         address = parse_address(text)

@@ -24,7 +24,7 @@ class Cure:
 CURES: tuple[Cure, ...] = (
     Cure(
         "new_host() offers /plaintext/2.0.0 and secio: who knows a public key passes as its owner",
-        "libp2p_transport: Noise alone, then yamux alone, by our own multistream-select",
+        "switch.upgrade: Noise alone, then yamux alone, by our own multistream-select",
         (
             "test_only_noise_is_accepted",
             "test_only_yamux_is_accepted",
@@ -34,7 +34,7 @@ CURES: tuple[Cure, ...] = (
     ),
     Cure(
         "a place for an inbound connection comes free only when the swarm stops: 250 in a lifetime",
-        "libp2p_switch: the place belongs to the task that serves the connection",
+        "switch.switch: the place belongs to the task that serves the connection",
         ("test_inbound_places_are_given_back",),
     ),
     Cure(
@@ -49,27 +49,27 @@ CURES: tuple[Cure, ...] = (
     ),
     Cure(
         "yamux's receive window is not enforced: one peer took 1.5 GB",
-        "libp2p_muxer: a stream's buffer refuses what is beyond the largest window",
+        "yamux: a stream's buffer refuses what is beyond the largest window",
         ("test_a_peer_that_ignores_the_window",),
     ),
     Cure(
         "a reader that is idle for 5 s resets the writer's stream",
-        "libp2p_muxer.MuxStream.write: waits for the window without limit, before the library does",
+        "yamux.MuxStream.write: waits for the window without limit, before the library does",
         ("test_a_reader_may_be_idle_for_long",),
     ),
     Cure(
         "a gossip validator that raises ends the host",
-        "libp2p_gossip: validators run through supervisor.call_guarded",
+        "gossip.gossip: validators run through supervisor.call_guarded",
         ("test_gossip_is_heard_and_rejected",),
     ),
     Cure(
         "250 silent sockets shut everybody out for 10 s",
-        "libp2p_switch: unfinished handshakes are counted by address, and end after HANDSHAKE_TIMEOUT_S",
+        "switch.switch: unfinished handshakes are counted by address, and end after HANDSHAKE_TIMEOUT_S",
         ("test_silent_sockets_are_capped_and_dropped",),
     ),
     Cure(
         "a frozen peer hangs reads for over a minute, a dead one stays listed and the next stream fails",
-        "libp2p_muxer: keep-alive by yamux pings; libp2p_streams: one redial when the connection has died",
+        "yamux: keep-alive by yamux pings; switch.streams: one redial when the connection has died",
         (
             "test_a_frozen_peer_is_dropped",
             "test_a_killed_peer_is_noticed_at_once",
@@ -83,22 +83,22 @@ CURES: tuple[Cure, ...] = (
     ),
     Cure(
         "gossipsub beats every 120 s by default, and drops above 10 messages a second in silence",
-        "libp2p_gossip: our own gossipsub 1.1, 1 s; what is dropped is counted",
+        "gossip.gossip: our own gossipsub 1.1, 1 s; what is dropped is counted",
         ("test_heartbeat_and_limits", "test_a_flood_of_gossip_is_dropped_and_counted"),
     ),
     Cure(
         "two hosts listen on one port in silence (SO_REUSEPORT)",
-        "libp2p_switch: own listeners without it; ConfigError(code=ADDRESS_IN_USE)",
+        "switch.switch: own listeners without it; ConfigError(code=ADDRESS_IN_USE)",
         ("test_a_port_in_use_is_said", "test_a_port_in_use_by_the_library_is_said"),
     ),
     Cure(
         "cancelling host.run() leaves the listener accepting",
-        "libp2p_switch: listeners live in the network's nursery",
+        "switch.switch: listeners live in the network's nursery",
         ("test_listeners_close_with_the_network",),
     ),
     Cure(
         "the DHT answers from its local copy, repeats providers, keeps them for 48 h, takes 20-40 s when peers are frozen",
-        "libp2p_dht: network first, merged, own expiry, DHT_RPC_TIMEOUT_S a peer and DHT_LOOKUP_TIMEOUT_S in all",
+        "dht.dht: network first, merged, own expiry, DHT_RPC_TIMEOUT_S a peer and DHT_LOOKUP_TIMEOUT_S in all",
         (
             "test_the_network_is_asked_before_the_local_copy",
             "test_frozen_peers_do_not_stop_a_lookup",
@@ -108,42 +108,42 @@ CURES: tuple[Cure, ...] = (
     ),
     Cure(
         "republishing an identical record is refused, so it vanishes at its expiry",
-        "kademlia.RecordStore: an equal sequence number renews",
+        "dht.kademlia.RecordStore: an equal sequence number renews",
         ("test_the_higher_sequence_number_wins", "test_publishing_again_renews"),
     ),
     Cure(
         "strict_validation off: records of unknown namespaces are stored",
-        "kademlia.RecordStore: no validator, no record",
+        "dht.kademlia.RecordStore: no validator, no record",
         ("test_a_namespace_without_validator_is_refused",),
     ),
     Cure(
         "KadDHT(protocol_prefix=…) has no effect: we would join the public DHT",
-        "libp2p_dht: only /cocoon/kad/1.0.0 exists",
+        "dht.dht: only /cocoon/kad/1.0.0 exists",
         ("test_only_our_own_dht_is_offered",),
     ),
     Cure(
         "peers in client mode enter routing tables",
-        "libp2p_dht: only peers whose identify lists the protocol are admitted",
+        "dht.dht: only peers whose identify lists the protocol are admitted",
         ("test_dht_clients_are_not_asked",),
     ),
     Cure(
         "new_stream blocks in silence at 256 streams",
-        "libp2p_muxer: TransportError(code=TOO_MANY_STREAMS) at STREAMS_PER_PEER_MAX",
+        "yamux: TransportError(code=TOO_MANY_STREAMS) at STREAMS_PER_PEER_MAX",
         ("test_too_many_streams_is_an_error_not_a_wait",),
     ),
     Cure(
         "each dial waits out 250 ms of happy eyeballs",
-        "libp2p_switch: all addresses at once, without a head start",
+        "switch.switch: all addresses at once, without a head start",
         ("test_dialling_does_not_wait",),
     ),
     Cure(
         "a cancelled write leaves the Noise counters of the two ends apart: all streams of the connection fail",
-        "libp2p_transport.SocketConnection.write: begun messages are finished, or the connection is closed",
+        "switch.upgrade.SocketConnection.write: begun messages are finished, or the connection is closed",
         ("test_cancelled_sends_do_not_harm_the_connection",),
     ),
     Cure(
         "data that arrived just before the connection's end is thrown away unread",
-        "libp2p_muxer.MuxStream: holds its own reference to the buffer",
+        "yamux.MuxStream: holds its own reference to the buffer",
         ("test_what_was_sent_before_the_end_can_be_read",),
     ),
 )

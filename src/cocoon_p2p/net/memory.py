@@ -30,13 +30,14 @@ from cocoon_p2p.limits import (
     KEEPALIVE_INTERVAL_S,
     KEEPALIVE_MISSES_MAX,
     NET_EVENTS_QUEUE_MAX,
+    PING_TIMEOUT_S,
     STREAM_OPEN_TIMEOUT_S,
     STREAMS_PER_PEER_MAX,
 )
 from cocoon_p2p.net.addresses import parse_address
+from cocoon_p2p.net.dht.kademlia import ProviderStore, RecordStore, position_of, position_of_peer
 from cocoon_p2p.net.feeds import Feed
 from cocoon_p2p.net.framing import FramedStream
-from cocoon_p2p.net.kademlia import ProviderStore, RecordStore, position_of, position_of_peer
 from cocoon_p2p.net.memory_streams import Connection, open_pipe
 from cocoon_p2p.net.port import (
     ConnectedPeer,
@@ -45,6 +46,7 @@ from cocoon_p2p.net.port import (
     PeerAddresses,
     PeerConnected,
     PeerDisconnected,
+    Reachability,
     RecordValidator,
     Stream,
     StreamHandler,
@@ -205,9 +207,26 @@ class MemoryNetwork:
                 connected_at=connection.since,
                 agent="memory",
                 latency_s=2 * self.hub.latency_s,
+                transport="memory",
             )
             for peer, connection in self._connections.items()
         )
+
+    async def ping(self, peer: PeerId) -> float:
+        await self.connect(peer, ())
+        started = trio.current_time()
+        with trio.move_on_after(PING_TIMEOUT_S) as scope:
+            await self.hub.wait_reachable(self.peer_id, peer)
+            await trio.sleep(2 * self._delay_s())
+        if scope.cancelled_caught or peer not in self._connections:
+            raise TransportError(f"ping of {peer}: timed out", outcome_known=True, code="TIMEOUT")
+        return trio.current_time() - started
+
+    def unban(self, peer: PeerId) -> None:
+        self._banned_until.pop(peer, None)
+
+    def reachability(self) -> Reachability:
+        return Reachability("reachable", "every node of a simulation is", addresses=self._addresses)
 
     def ban(self, peer: PeerId, duration_s: float) -> None:
         self._banned_until[peer] = trio.current_time() + duration_s

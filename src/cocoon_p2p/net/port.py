@@ -80,6 +80,33 @@ class ConnectedPeer:
     """The agent version it told us by identify; "" before that."""
     latency_s: float | None
     """Round-trip time of the last keep-alive ping; None before the first."""
+    transport: Literal["tcp", "websocket", "memory"] = "tcp"
+    relayed: bool = False
+    """Whether a relay carries the connection (it sees its bytes, sealed, and their number)."""
+    bytes_received: int = 0
+    bytes_sent: int = 0
+    """Of all connections to this peer that are open now, on the wire."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reachability:
+    """Whether others can dial this node, and how it knows."""
+
+    state: Literal["unknown", "reachable", "relayed", "private"]
+    """reachable: others dialled us at one of `addresses`. relayed: they cannot, but a relay takes connections for us.
+    private: they cannot, and there is no relay; we only dial. unknown: nobody has told us yet."""
+    reason: str
+    """One sentence: what was seen."""
+    advice: str = ""
+    """One sentence: what the operator can do for more; "" when there is nothing to be done."""
+    addresses: tuple[str, ...] = ()
+    """Those that others are told, without /p2p/ at the end."""
+    observed: tuple[str, ...] = ()
+    """Where peers say that our connections come from."""
+    mapped: tuple[str, ...] = ()
+    """Public addresses that a router forwards to us (UPnP)."""
+    relays: tuple[PeerId, ...] = ()
+    """Relays that hold a reservation for us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +141,17 @@ class Network(Protocol):
 
     def peers(self) -> tuple[ConnectedPeer, ...]: ...
 
+    async def ping(self, peer: PeerId) -> float:
+        """Seconds of one round trip to a peer, connecting first if we know its addresses. Raises TransportError."""
+
     def ban(self, peer: PeerId, duration_s: float) -> None:
         """Drop the peer's connections and refuse new ones for so long."""
+
+    def unban(self, peer: PeerId) -> None:
+        """End a ban before its time; nothing happens without one."""
+
+    def reachability(self) -> Reachability:
+        """Whether others can dial us, as far as we know now."""
 
     def events(self) -> AbstractAsyncContextManager[AsyncIterator[NetworkEvent]]:
         """Subscribe to what happens from now on. A subscriber that does not keep up loses the oldest events beyond

@@ -16,9 +16,8 @@ from cocoon_p2p.limits import (
     DHT_VALUE_BYTES_MAX,
     GOSSIP_SEEN_S,
 )
-from cocoon_p2p.net import gossip_memory, kademlia
-from cocoon_p2p.net.gossip_memory import MessageMemory, RateLimiter
-from cocoon_p2p.net.kademlia import (
+from cocoon_p2p.net.dht import kademlia
+from cocoon_p2p.net.dht.kademlia import (
     Frontier,
     ProviderStore,
     RecordStore,
@@ -26,6 +25,8 @@ from cocoon_p2p.net.kademlia import (
     position_of,
     position_of_peer,
 )
+from cocoon_p2p.net.gossip import memory as gossip_memory
+from cocoon_p2p.net.gossip.memory import MessageMemory, RateLimiter
 from cocoon_p2p.testing.net_contract import numbered
 
 KEY = "/test-records/one"

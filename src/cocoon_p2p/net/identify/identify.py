@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from google.protobuf.message import DecodeError
-from libp2p.identity.identify.pb.identify_pb2 import Identify
+import secrets
 
-from cocoon_p2p.errors import RemoteProtocolError
-from cocoon_p2p.ids import public_key_of
-from cocoon_p2p.limits import ADDRESSES_PER_ANNOUNCEMENT_MAX, AGENT_CHARS_MAX
+import trio
+from google.protobuf.message import DecodeError
+
+from cocoon_p2p.errors import RemoteProtocolError, TransportError
+from cocoon_p2p.ids import PeerId, public_key_of
+from cocoon_p2p.limits import ADDRESSES_PER_ANNOUNCEMENT_MAX, AGENT_CHARS_MAX, PING_TIMEOUT_S
 from cocoon_p2p.net.addresses import address_from_bytes, address_to_bytes, parse_address
-from cocoon_p2p.net.libp2p_muxer import MuxStream
-from cocoon_p2p.net.libp2p_streams import Streams
-from cocoon_p2p.net.libp2p_switch import Link, Switch
 from cocoon_p2p.net.multistream import encode_prefixed, read_prefixed
+from cocoon_p2p.net.pb.identify_pb2 import Identify
+from cocoon_p2p.net.switch.streams import Streams
+from cocoon_p2p.net.switch.switch import Link, Switch, deadline
+from cocoon_p2p.net.yamux.muxer import MuxStream
 
 IDENTIFY = "/ipfs/id/1.0.0"
 PING = "/ipfs/ping/1.0.0"
@@ -63,6 +66,22 @@ class Identification:
         addresses = map(address_from_bytes, message.listen_addrs[:ADDRESSES_PER_ANNOUNCEMENT_MAX])
         self._switch.book.add(link.peer, [address for address in addresses if address is not None])
         link.identified.set()
+
+    async def ping(self, peer: PeerId) -> float:
+        """Seconds of one round trip, the opening of the stream not counted. Raises TransportError."""
+        stream = await self._streams.open_raw(peer, PING)
+        try:
+            with deadline(PING_TIMEOUT_S, f"ping of {peer}"):
+                sent = secrets.token_bytes(_PING_BYTES)
+                started = trio.current_time()
+                await stream.write(sent)
+                answer = await stream.read_exactly(_PING_BYTES)
+                took = trio.current_time() - started
+        finally:
+            stream.close_soon()
+        if answer != sent:
+            raise TransportError(f"{peer} answered a ping with other bytes", outcome_known=True, code="PING")
+        return took
 
 
 async def _echo(stream: MuxStream) -> None:

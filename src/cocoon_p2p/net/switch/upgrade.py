@@ -22,8 +22,8 @@ from libp2p.security.noise.transport import Transport as Noise
 from cocoon_p2p.errors import RemoteProtocolError, TransportError
 from cocoon_p2p.ids import PeerId, peer_id_from_bytes, peer_id_to_bytes
 from cocoon_p2p.net import multistream
-from cocoon_p2p.net.libp2p_muxer import MuxedConnection
 from cocoon_p2p.net.supervisor import describe, foreign_errors
+from cocoon_p2p.net.yamux.muxer import MuxedConnection
 
 NOISE = "/noise"
 YAMUX = "/yamux/1.0.0"

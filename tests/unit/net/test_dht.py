@@ -11,11 +11,11 @@ from net_nodes import open_node, polled
 
 from cocoon_p2p.errors import CocoonError, RemoteProtocolError, TransportError
 from cocoon_p2p.ids import PeerId, peer_id_to_bytes
-from cocoon_p2p.net import libp2p_dht
+from cocoon_p2p.net.dht import dht
+from cocoon_p2p.net.dht.messages import KAD, content_id_of, provider_key, read_message, send_message
 from cocoon_p2p.net.libp2p import Libp2pNetwork
-from cocoon_p2p.net.libp2p_dht_messages import KAD, content_id_of, provider_key, read_message, send_message
-from cocoon_p2p.net.libp2p_muxer import MuxStream
 from cocoon_p2p.net.multistream import encode_prefixed, encode_varint
+from cocoon_p2p.net.yamux.muxer import MuxStream
 from cocoon_p2p.testing.net_contract import CONTENT, KEY, full_addresses
 
 
@@ -47,7 +47,7 @@ async def test_an_invalid_record_of_a_peer_is_not_believed() -> None:
 
 @pytest.mark.slow
 async def test_frozen_peers_do_not_stop_a_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(libp2p_dht, "DHT_RPC_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(dht, "DHT_RPC_TIMEOUT_S", 0.5)
     async with AsyncExitStack() as stack:
         first = await stack.enter_async_context(open_node(1))
         known = full_addresses(first)
@@ -89,7 +89,7 @@ async def test_a_restarted_provider_is_found_at_its_new_address() -> None:
 
 async def test_what_was_published_reaches_peers_that_come_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """A provider that started before anybody else was there."""
-    monkeypatch.setattr(libp2p_dht, "_SETTLE_S", 0.01)
+    monkeypatch.setattr(dht, "_SETTLE_S", 0.01)
     async with open_node(1) as early:
         with pytest.raises(TransportError):
             await early.provide(CONTENT)
@@ -103,9 +103,9 @@ async def test_what_was_published_reaches_peers_that_come_later(monkeypatch: pyt
 async def test_a_peer_provides_only_for_itself() -> None:
     async with open_node(1) as first, open_node(2) as victim, open_node(3) as liar:
         await liar.connect(first.peer_id, first.addresses())
-        message = libp2p_dht.Message(type=libp2p_dht.Message.ADD_PROVIDER, key=provider_key(CONTENT))
-        message.providerPeers.add().id = libp2p_dht.peer_id_to_bytes(victim.peer_id)
-        question = libp2p_dht.Message(type=libp2p_dht.Message.GET_PROVIDERS, key=provider_key(CONTENT))
+        message = dht.Message(type=dht.Message.ADD_PROVIDER, key=provider_key(CONTENT))
+        message.providerPeers.add().id = dht.peer_id_to_bytes(victim.peer_id)
+        question = dht.Message(type=dht.Message.GET_PROVIDERS, key=provider_key(CONTENT))
         answer = await liar._dht._ask(first.peer_id, message, question)
         assert list(answer.providerPeers) == []
 
@@ -129,15 +129,15 @@ async def test_a_peer_that_confirms_add_provider() -> None:
         while True:
             request = await read_message(stream)
             asked.append(request.type)
-            answer = libp2p_dht.Message(type=request.type, key=request.key)
-            if request.type == libp2p_dht.Message.GET_VALUE:
+            answer = dht.Message(type=request.type, key=request.key)
+            if request.type == dht.Message.GET_VALUE:
                 answer.record.key, answer.record.value = request.key, b"1:x"
             await send_message(stream, answer)
 
     async with open_node(1) as first, open_node(2, bootstrap=full_addresses(first)) as second:
         first._streams.set_internal(KAD, answers_everything)
         await second.provide(CONTENT)
-        assert libp2p_dht.Message.ADD_PROVIDER in asked
+        assert dht.Message.ADD_PROVIDER in asked
         assert await second.dht_get(KEY) == b"1:x"
 
 
@@ -145,9 +145,9 @@ async def test_a_peer_that_refuses_a_provider() -> None:
     async def refuses(stream: MuxStream) -> None:
         while True:
             request = await read_message(stream)
-            if request.type == libp2p_dht.Message.ADD_PROVIDER:
+            if request.type == dht.Message.ADD_PROVIDER:
                 raise RemoteProtocolError("no")
-            await send_message(stream, libp2p_dht.Message(type=request.type, key=request.key))
+            await send_message(stream, dht.Message(type=request.type, key=request.key))
 
     async with open_node(1) as first, open_node(2, bootstrap=full_addresses(first)) as second:
         first._streams.set_internal(KAD, refuses)
@@ -160,18 +160,18 @@ async def test_an_answer_to_another_request_is_refused() -> None:
     async def answers_wrongly(stream: MuxStream) -> None:
         while True:
             await read_message(stream)
-            await send_message(stream, libp2p_dht.Message(type=libp2p_dht.Message.PING))
+            await send_message(stream, dht.Message(type=dht.Message.PING))
 
     async with open_node(1) as first, open_node(2) as second:
         first._streams.set_internal(KAD, answers_wrongly)
         await second.connect(first.peer_id, first.addresses())
         with pytest.raises(RemoteProtocolError):
-            await second._dht._ask(first.peer_id, libp2p_dht.Message(type=libp2p_dht.Message.FIND_NODE, key=b"any"))
+            await second._dht._ask(first.peer_id, dht.Message(type=dht.Message.FIND_NODE, key=b"any"))
         assert not second._dht._pool
 
 
 async def asked_for(asker: Libp2pNetwork, asked: PeerId, wanted: PeerId) -> list[bytes]:
-    question = libp2p_dht.Message(type=libp2p_dht.Message.FIND_NODE, key=peer_id_to_bytes(wanted))
+    question = dht.Message(type=dht.Message.FIND_NODE, key=peer_id_to_bytes(wanted))
     answer = await asker._dht._ask(asked, question)
     return [entry.id for entry in answer.closerPeers if entry.addrs]
 

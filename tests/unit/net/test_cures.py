@@ -18,11 +18,13 @@ from net_nodes import assert_serves, open_node, raw_socket, seed_of
 from cocoon_p2p.errors import ConfigError, TransportError
 from cocoon_p2p.ids import peer_id_to_bytes
 from cocoon_p2p.limits import HANDSHAKES_PER_ADDRESS_MAX, STREAM_WINDOW_BYTES_MAX
-from cocoon_p2p.net import libp2p_muxer, libp2p_switch, multistream
+from cocoon_p2p.net import multistream
 from cocoon_p2p.net.libp2p import Libp2pNetwork
 from cocoon_p2p.net.libp2p_cures import CURES, LIBRARY_VERSION
-from cocoon_p2p.net.libp2p_transport import SocketConnection, Upgrader, _Line
 from cocoon_p2p.net.port import PeerDisconnected, Stream
+from cocoon_p2p.net.switch import switch
+from cocoon_p2p.net.switch.upgrade import SocketConnection, Upgrader, _Line
+from cocoon_p2p.net.yamux import muxer
 from cocoon_p2p.testing.net_contract import ECHO, SINK, echo
 
 ROOT = Path(__file__).parents[3]
@@ -90,7 +92,7 @@ async def test_a_listener_that_offers_plaintext_is_not_spoken_to() -> None:
 
 
 async def test_inbound_places_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(libp2p_switch, "CONNECTIONS_MAX", 3)
+    monkeypatch.setattr(switch, "CONNECTIONS_MAX", 3)
     async with open_node(1) as server:
         server.set_handler(ECHO, echo)
         for number in range(10):
@@ -167,7 +169,7 @@ async def test_a_peer_that_ignores_the_window() -> None:
             raw._stream.send_window = 1 << 30
             await raw.write(bytes(1024**2))
         await assert_serves(server)  # everything before it was read from the socket
-        buffers = [buffer for buffer in gc.get_objects() if isinstance(buffer, libp2p_muxer._BoundedBuffer)]
+        buffers = [buffer for buffer in gc.get_objects() if isinstance(buffer, muxer._BoundedBuffer)]
         assert 0 < max(map(len, buffers)) <= STREAM_WINDOW_BYTES_MAX
 
 
@@ -190,7 +192,7 @@ async def test_a_reader_may_be_idle_for_long() -> None:
 
 
 async def test_silent_sockets_are_capped_and_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(libp2p_switch, "HANDSHAKE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(switch, "HANDSHAKE_TIMEOUT_S", 0.3)
     async with open_node(1) as server, AsyncExitStack() as sockets:
         server.set_handler(ECHO, echo)
         silent = [await sockets.enter_async_context(raw_socket(server)) for _ in range(HANDSHAKES_PER_ADDRESS_MAX)]
@@ -206,7 +208,7 @@ async def test_silent_sockets_are_capped_and_dropped(monkeypatch: pytest.MonkeyP
 
 
 async def test_a_frozen_peer_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(libp2p_muxer, "KEEPALIVE_INTERVAL_S", 0.1)
+    monkeypatch.setattr(muxer, "KEEPALIVE_INTERVAL_S", 0.1)
     async with (
         open_node(1) as server,
         open_node(2) as client,
@@ -221,7 +223,7 @@ async def test_a_frozen_peer_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 async def test_keepalive_measures_and_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(libp2p_muxer, "KEEPALIVE_INTERVAL_S", 0.05)
+    monkeypatch.setattr(muxer, "KEEPALIVE_INTERVAL_S", 0.05)
     async with pair() as (server, client):
         await trio.sleep(0.4)  # several intervals in which an unanswered ping would end it
         (peer,) = client.peers()

@@ -18,7 +18,6 @@ from functools import partial
 
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from libp2p.pubsub.pb.rpc_pb2 import RPC, Message
 
 from cocoon_p2p.errors import LocalProtocolError, RemoteProtocolError, TransportError
 from cocoon_p2p.ids import PeerId
@@ -33,8 +32,8 @@ from cocoon_p2p.limits import (
     GOSSIP_TOPICS_PER_PEER_MAX,
 )
 from cocoon_p2p.net.feeds import Feed, Subscription
-from cocoon_p2p.net.gossip_memory import MessageMemory, RateLimiter
-from cocoon_p2p.net.libp2p_gossip_messages import (
+from cocoon_p2p.net.gossip.memory import MessageMemory, RateLimiter
+from cocoon_p2p.net.gossip.messages import (
     MESHSUB,
     Gossiped,
     message_id,
@@ -42,12 +41,13 @@ from cocoon_p2p.net.libp2p_gossip_messages import (
     sign_message,
     verify_message,
 )
-from cocoon_p2p.net.libp2p_muxer import MuxStream
-from cocoon_p2p.net.libp2p_streams import Streams
-from cocoon_p2p.net.libp2p_switch import Link, Switch
 from cocoon_p2p.net.multistream import encode_prefixed, read_prefixed
+from cocoon_p2p.net.pb.gossip_pb2 import RPC, Message
 from cocoon_p2p.net.port import MessageValidator
 from cocoon_p2p.net.supervisor import call_guarded, run_guarded
+from cocoon_p2p.net.switch.streams import Streams
+from cocoon_p2p.net.switch.switch import Link, Switch
+from cocoon_p2p.net.yamux.muxer import MuxStream
 
 logger = logging.getLogger("cocoon_p2p.net")
 

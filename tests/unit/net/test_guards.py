@@ -11,10 +11,10 @@ from net_nodes import assert_serves, open_node, polled, raw_socket, seed_of
 
 from cocoon_p2p.errors import TransportError
 from cocoon_p2p.ids import PeerId
-from cocoon_p2p.net.libp2p_muxer import MuxedConnection, MuxStream
-from cocoon_p2p.net.libp2p_streams import Streams
-from cocoon_p2p.net.libp2p_switch import Link
-from cocoon_p2p.net.libp2p_transport import Upgrader
+from cocoon_p2p.net.switch.streams import Streams
+from cocoon_p2p.net.switch.switch import Link
+from cocoon_p2p.net.switch.upgrade import Upgrader
+from cocoon_p2p.net.yamux.muxer import MuxedConnection, MuxStream
 from cocoon_p2p.testing.net_contract import ECHO, echo
 
 HTTP = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"

@@ -7,16 +7,16 @@ from itertools import pairwise
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from libp2p.pubsub.pb.rpc_pb2 import RPC
 from net_nodes import open_node, polled, seed_of
 
 from cocoon_p2p.errors import RemoteProtocolError
 from cocoon_p2p.ids import PeerId, peer_id_from_public_key, peer_id_to_bytes
 from cocoon_p2p.limits import GOSSIP_HEARTBEAT_S, GOSSIP_MESSAGE_BYTES_MAX, GOSSIP_OUT_QUEUE_MAX
-from cocoon_p2p.net import libp2p_gossip
+from cocoon_p2p.net.gossip import gossip
+from cocoon_p2p.net.gossip.messages import MESHSUB, parse_rpc, sign_message, verify_message
 from cocoon_p2p.net.libp2p import Libp2pNetwork
-from cocoon_p2p.net.libp2p_gossip_messages import MESHSUB, parse_rpc, sign_message, verify_message
 from cocoon_p2p.net.multistream import encode_prefixed
+from cocoon_p2p.net.pb.gossip_pb2 import RPC
 from cocoon_p2p.testing.net_contract import TOPIC, full_addresses
 
 
@@ -176,4 +176,4 @@ def test_the_signature_covers_author_topic_data_and_number() -> None:
 
 
 def test_a_mesh_is_bounded() -> None:
-    assert libp2p_gossip._MESH_LOW < libp2p_gossip._MESH_WANTED < libp2p_gossip._MESH_HIGH
+    assert gossip._MESH_LOW < gossip._MESH_WANTED < gossip._MESH_HIGH

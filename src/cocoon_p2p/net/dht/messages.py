@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from google.protobuf.message import DecodeError
-from libp2p.kad_dht.pb.kademlia_pb2 import Message
 
 from cocoon_p2p.errors import RemoteProtocolError
 from cocoon_p2p.ids import PeerId, peer_id_from_bytes, peer_id_to_bytes
@@ -16,8 +15,9 @@ from cocoon_p2p.limits import (
     DHT_VALUE_BYTES_MAX,
 )
 from cocoon_p2p.net.address_book import AddressBook
-from cocoon_p2p.net.addresses import TcpAddress, address_from_bytes, address_to_bytes
+from cocoon_p2p.net.addresses import Address, address_from_bytes, address_to_bytes
 from cocoon_p2p.net.multistream import ReadWriter, encode_prefixed, read_prefixed
+from cocoon_p2p.net.pb.kad_pb2 import Message
 
 KAD = "/cocoon/kad/1.0.0"
 """Not /ipfs/kad/1.0.0: in the library that name is a constant in six modules, and we would join the public DHT."""
@@ -66,9 +66,9 @@ def add_peers(field: Iterable[Message.Peer], peers: Iterable[PeerId], book: Addr
         entry.addrs.extend(map(address_to_bytes, book.get(peer)))
 
 
-def read_peers(field: Iterable[Message.Peer], count_max: int) -> list[tuple[PeerId, list[TcpAddress]]]:
+def read_peers(field: Iterable[Message.Peer], count_max: int) -> list[tuple[PeerId, list[Address]]]:
     """The peers of a repeated field, each once; what is no Ed25519 peer id or no TCP address is left out."""
-    peers: dict[PeerId, list[TcpAddress]] = {}
+    peers: dict[PeerId, list[Address]] = {}
     for entry in list(field)[:count_max]:
         try:
             peer = peer_id_from_bytes(entry.id)

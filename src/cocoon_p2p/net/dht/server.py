@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import trio
-from libp2p.kad_dht.pb.kademlia_pb2 import Message
 
 from cocoon_p2p.errors import RemoteProtocolError, TransportError
 from cocoon_p2p.ids import PeerId, peer_id_from_bytes, peer_id_to_bytes
 from cocoon_p2p.limits import DHT_PROVIDERS_MAX
 from cocoon_p2p.net.addresses import address_to_bytes, parse_address
-from cocoon_p2p.net.kademlia import ProviderStore, RecordStore, RoutingTable, position_of
-from cocoon_p2p.net.libp2p_dht_messages import add_peers, content_id_of, read_message, read_peers, send_message
-from cocoon_p2p.net.libp2p_muxer import MuxStream
-from cocoon_p2p.net.libp2p_switch import Switch
+from cocoon_p2p.net.dht.kademlia import ProviderStore, RecordStore, RoutingTable, position_of
+from cocoon_p2p.net.dht.messages import add_peers, content_id_of, read_message, read_peers, send_message
+from cocoon_p2p.net.pb.kad_pb2 import Message
 from cocoon_p2p.net.port import RecordValidator
+from cocoon_p2p.net.switch.switch import Switch
+from cocoon_p2p.net.yamux.muxer import MuxStream
 
 _IDLE_S = 60.0
 """How long a stream of requests may be silent; askers keep theirs open for the next question."""

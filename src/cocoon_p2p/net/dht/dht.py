@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
 import trio
-from libp2p.kad_dht.pb.kademlia_pb2 import Message
 
 from cocoon_p2p.errors import CocoonError, LocalProtocolError, RemoteProtocolError, TransportError
 from cocoon_p2p.ids import PeerId, peer_id_to_bytes
@@ -26,14 +25,15 @@ from cocoon_p2p.limits import (
     DHT_REPUBLISH_INTERVAL_S,
     DHT_RPC_TIMEOUT_S,
 )
-from cocoon_p2p.net.kademlia import Frontier, RoutingTable, position_of, position_of_peer
-from cocoon_p2p.net.libp2p_dht_messages import KAD, provider_key, read_message, read_peers, send_message
-from cocoon_p2p.net.libp2p_dht_server import DhtServer
-from cocoon_p2p.net.libp2p_muxer import MuxStream
-from cocoon_p2p.net.libp2p_streams import Streams
-from cocoon_p2p.net.libp2p_switch import Link, Switch, deadline
+from cocoon_p2p.net.dht.kademlia import Frontier, RoutingTable, position_of, position_of_peer
+from cocoon_p2p.net.dht.messages import KAD, provider_key, read_message, read_peers, send_message
+from cocoon_p2p.net.dht.server import DhtServer
+from cocoon_p2p.net.pb.kad_pb2 import Message
 from cocoon_p2p.net.port import PeerAddresses, RecordValidator
 from cocoon_p2p.net.supervisor import run_guarded
+from cocoon_p2p.net.switch.streams import Streams
+from cocoon_p2p.net.switch.switch import Link, Switch, deadline
+from cocoon_p2p.net.yamux.muxer import MuxStream
 
 logger = logging.getLogger("cocoon_p2p.net")
 

@@ -13,10 +13,10 @@ from cocoon_p2p.ids import PeerId
 from cocoon_p2p.limits import STREAM_OPEN_TIMEOUT_S
 from cocoon_p2p.net import multistream
 from cocoon_p2p.net.framing import FramedStream
-from cocoon_p2p.net.libp2p_muxer import MuxStream
-from cocoon_p2p.net.libp2p_switch import Link, Switch, deadline
 from cocoon_p2p.net.port import StreamHandler
 from cocoon_p2p.net.supervisor import run_guarded, run_handler
+from cocoon_p2p.net.switch.switch import Link, Switch, deadline
+from cocoon_p2p.net.yamux.muxer import MuxStream
 
 logger = logging.getLogger("cocoon_p2p.net")
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from google.protobuf.message import DecodeError
-from libp2p.pubsub.pb.rpc_pb2 import RPC, Message
 
 from cocoon_p2p.errors import RemoteProtocolError
 from cocoon_p2p.ids import PeerId, peer_id_from_bytes, peer_id_to_bytes, public_key_of
 from cocoon_p2p.limits import GOSSIP_MESSAGE_BYTES_MAX
+from cocoon_p2p.net.pb.gossip_pb2 import RPC, Message
 
 MESHSUB = ("/meshsub/1.1.0", "/meshsub/1.0.0")
 _SIGNING_PREFIX = b"libp2p-pubsub:"

@@ -1,7 +1,7 @@
 """Kademlia's state without its IO: the routing table, the frontier of a lookup, and what is stored for others.
 
 Keys are SHA-256 of the binary peer id or of the record's key; distance is XOR (libp2p specs, kad-dht). Times are the
-caller's seconds. libp2p_dht.py sends and receives.
+caller's seconds. dht/dht.py sends and receives.
 """
 
 from __future__ import annotations

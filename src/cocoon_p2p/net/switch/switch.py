@@ -30,12 +30,12 @@ from cocoon_p2p.limits import (
     NET_EVENTS_QUEUE_MAX,
 )
 from cocoon_p2p.net.address_book import AddressBook
-from cocoon_p2p.net.addresses import TcpAddress, parse_address, parse_dialable, resolve_wildcards
+from cocoon_p2p.net.addresses import Address, parse_address, parse_dialable, resolve_wildcards
 from cocoon_p2p.net.feeds import Feed
-from cocoon_p2p.net.libp2p_muxer import MuxedConnection, MuxStream
-from cocoon_p2p.net.libp2p_transport import Upgrader
 from cocoon_p2p.net.port import NetworkEvent, PeerConnected, PeerDisconnected
 from cocoon_p2p.net.supervisor import Counters, call_guarded, foreign_errors, run_guarded
+from cocoon_p2p.net.switch.upgrade import Upgrader
+from cocoon_p2p.net.yamux.muxer import MuxedConnection, MuxStream
 
 logger = logging.getLogger("cocoon_p2p.net")
 
@@ -81,7 +81,7 @@ class Switch:
         self._nursery = nursery
         self._links: dict[PeerId, list[Link]] = {}
         """Never an empty list. Only `_admit` and `_forget` change it, and neither awaits anything."""
-        self._listening: list[TcpAddress] = []
+        self._listening: list[Address] = []
         self._handshakes: Counter[str] = Counter()
         self._dials: dict[PeerId, trio.Lock] = {}
         self._banned_until: dict[PeerId, float] = {}
@@ -119,7 +119,7 @@ class Switch:
             ) from error
         for listener in listeners:
             host, port = listener.socket.getsockname()[:2]
-            self._listening.append(TcpAddress("ip6" if ":" in host else "ip4", host, port))
+            self._listening.append(Address("ip6" if ":" in host else "ip4", host, port))
         return listeners
 
     async def _serve(self, listeners: list[trio.SocketListener]) -> None:
@@ -269,6 +269,9 @@ class Switch:
         for link in self._links.get(peer, ()):
             self._abort_soon(link)
 
+    def unban(self, peer: PeerId) -> None:
+        self._banned_until.pop(peer, None)
+
     def is_banned(self, peer: PeerId) -> bool:
         until = self._banned_until.get(peer)
         if until is not None and trio.current_time() >= until:
@@ -276,10 +279,10 @@ class Switch:
             return False
         return until is not None
 
-    def _targets(self, peer: PeerId, addresses: Sequence[str]) -> tuple[list[TcpAddress], dict[str, str]]:
+    def _targets(self, peer: PeerId, addresses: Sequence[str]) -> tuple[list[Address], dict[str, str]]:
         """What to dial, and why some addresses are not among it."""
         failures: dict[str, str] = {}
-        targets: list[TcpAddress] = []
+        targets: list[Address] = []
         for text in addresses:
             found = parse_dialable([text])
             if not found:
@@ -287,18 +290,18 @@ class Switch:
             elif found[0].peer not in (None, peer):
                 failures[text] = "names another peer"
             else:
-                targets.append(TcpAddress(found[0].kind, found[0].host, found[0].port))
+                targets.append(Address(found[0].kind, found[0].host, found[0].port))
         targets = list(dict.fromkeys(targets + self.book.get(peer)))[:DIALS_PER_PEER_MAX]
         if not targets and not failures:
             raise TransportError(f"no address of {peer} is known", outcome_known=True, code="NO_ADDRESS")
         return targets, failures
 
-    async def _race(self, peer: PeerId, targets: list[TcpAddress], failures: dict[str, str]) -> MuxedConnection:
+    async def _race(self, peer: PeerId, targets: list[Address], failures: dict[str, str]) -> MuxedConnection:
         """Dial all at once, without the library's head start of 250 ms for the first; the first to succeed wins."""
         won: list[MuxedConnection] = []
         tried_up_to = trio.current_time() + DIAL_TIMEOUT_S
 
-        async def attempt(target: TcpAddress, scope: trio.CancelScope) -> None:
+        async def attempt(target: Address, scope: trio.CancelScope) -> None:
             try:
                 connection = await self._dial(peer, target)
             except TransportError as error:
@@ -321,7 +324,7 @@ class Switch:
         reasons = "; ".join(f"{address}: {reason}" for address, reason in failures.items())
         raise TransportError(f"cannot connect to {peer}: {reasons}", outcome_known=True, code="UNREACHABLE")
 
-    async def _dial(self, peer: PeerId, target: TcpAddress) -> MuxedConnection:
+    async def _dial(self, peer: PeerId, target: Address) -> MuxedConnection:
         with foreign_errors("dial", outcome_known=True):
             stream = await trio.open_tcp_stream(target.host, target.port)
         connection = None

@@ -1,0 +1,1 @@
+"""Bulk: large sealed transfers on a socket of their own beside the connection."""

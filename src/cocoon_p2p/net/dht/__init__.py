@@ -1,0 +1,1 @@
+"""Kademlia: records and providers, kept by the peers nearest to their keys."""

@@ -1,0 +1,1 @@
+"""gossipsub: messages that everybody who subscribed hears."""

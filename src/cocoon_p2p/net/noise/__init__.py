@@ -1,0 +1,1 @@
+"""Noise: the handshake that authenticates a connection, and the session that encrypts it."""

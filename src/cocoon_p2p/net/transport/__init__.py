@@ -1,0 +1,1 @@
+"""Byte pipes between machines, and how they become authenticated, multiplexed connections."""
