@@ -20,13 +20,14 @@ LAYERS = {
     "proto": 3,
     "net": 4, "execution": 4, "settlement": 4, "models": 4, "store": 4,
     "drivers": 5,
-    "node": 6, "assembly": 6, "config": 6, "home": 6, "key_files": 6, "rows": 6, "testing": 6,
+    "node": 6, "assembly": 6, "config": 6, "config_edit": 6, "home": 6, "key_files": 6, "rows": 6, "testing": 6,
     "gateway": 7, "cli": 7,
 }  # fmt: skip
 """ARCHITECTURE.md, "Folders". The package's own __init__ only re-exports."""
 
 SAME_LAYER_ALLOWED = {("settlement", "sealing"), ("node", "config"), ("cli", "gateway"), ("testing", "node"),
                       ("testing", "config"), ("execution", "models"),
+                      ("config_edit", "config"), ("node", "config_edit"),
                       ("home", "config"), ("home", "key_files"), ("node", "home"), ("node", "rows"),
                       ("node", "assembly"), ("assembly", "home"), ("assembly", "config"), ("testing", "assembly"),
                       ("testing", "home"), ("settlement", "store")}  # fmt: skip

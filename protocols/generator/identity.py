@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from generator import identity_network
 from generator.kit import CLIENT, PROVIDER, STRANGER, Scenarios, base58, draw, error
 
 DOMAIN = "cocoon-p2p/quote/1"
@@ -51,4 +52,5 @@ def scenarios() -> Scenarios:
     }
     for name, change in altered.items():
         found.add(f"verify-{name}", "3.2", "identity.verify", {**given, **change}, error("SIGNATURE"))
+    identity_network.add_all(found)
     return found

@@ -8,7 +8,9 @@ import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import trio
 
@@ -17,7 +19,9 @@ from cocoon_p2p.drivers.clock import Clock, SystemClock, unix_ms
 from cocoon_p2p.drivers.job_client import ClientPorts, JobClient
 from cocoon_p2p.drivers.job_provider import JobProvider, ProviderPorts
 from cocoon_p2p.drivers.joining import Joiner
+from cocoon_p2p.drivers.known_peers import KnownPeersKeeper
 from cocoon_p2p.drivers.market import SEQUENCE_NAME, MarketDriver, MarketPorts
+from cocoon_p2p.drivers.peering import Membership, Peering, PeeringPorts
 from cocoon_p2p.drivers.plain_nursery import open_plain_nursery
 from cocoon_p2p.drivers.purchase import Buyer, BuyerPorts
 from cocoon_p2p.drivers.recovery import recover
@@ -26,7 +30,7 @@ from cocoon_p2p.drivers.serving import Serving
 from cocoon_p2p.drivers.standing import StandingKeeper
 from cocoon_p2p.errors import CocoonError, TransportError
 from cocoon_p2p.execution.port import Engine
-from cocoon_p2p.home import Home
+from cocoon_p2p.home import Home, PrivateNetwork
 from cocoon_p2p.ids import ModelId, PeerId, Tier
 from cocoon_p2p.models.registry import InstalledModel, ModelRegistry
 from cocoon_p2p.net.port import Network, PeerAddresses
@@ -70,6 +74,7 @@ class Parts:
     registry: ModelRegistry
     market: MarketDriver
     buyer: Buyer
+    peering: Peering
     serving: Serving | None
     """None for a node that serves nobody."""
 
@@ -87,13 +92,15 @@ class Backends:
 
 @asynccontextmanager
 async def open_parts(
-    home: Home, config: NodeConfig, backends: Backends, *, must_join: bool = True
+    home: Home, config: NodeConfig, backends: Backends, *, must_join: bool = True, by_bootstrap: bool = True
 ) -> AsyncIterator[Parts]:
-    """Raises ConfigError, ExecutionError (a model does not load), TransportError (no bootstrap node answers). Without
-    `must_join` the node goes on without them, and keeps trying: one that others can dial is of use meanwhile."""
+    """Raises ConfigError, ExecutionError (a model does not load), TransportError (nobody answers by whom to enter).
+    Without `must_join` the node goes on without them, and keeps trying: one that others can dial is of use meanwhile.
+    With `by_bootstrap` a bootstrap node must answer; without, a peer known from before will do."""
     clock = backends.clock or SystemClock()
     rng = backends.rng or random.SystemRandom()
-    open_network = backends.open_network or open_libp2p_network
+    private = home.private_network()
+    open_network = backends.open_network or partial(open_libp2p_network, private=private)
     open_engine = backends.open_engine or open_onnx_engine
     started = clock.now()
     async with AsyncExitStack() as stack:
@@ -113,6 +120,8 @@ async def open_parts(
 
         standing = StandingKeeper(network, store, clock)
         standing.restore()
+        nursery.start_soon(standing.watch)
+        nursery.start_soon(standing.watch)
         market = _market(
             MarketPorts(network, store, standing, clock),
             identity,
@@ -128,9 +137,21 @@ async def open_parts(
             network.set_handler(JOB_PROTOCOL, provider.serve_stream)
             stack.push_async_callback(_briefly, market.goodbye)
             stack.push_async_callback(_shielded, provider.shut_down)
-        joiner = Joiner(network, bootstrap_peers(config.network.bootstrap))
-        await _join(joiner, must_join=must_join)
+        membership = membership_of(private)
+        entries = bootstrap_peers(config.network.entries(private=private is not None))
+        known = KnownPeersKeeper(network, store, standing, clock, rng, network_name=membership.fingerprint)
+        joiner = Joiner(network, entries, known.some)
+        await _join(joiner, must_join=must_join, by_bootstrap=by_bootstrap)
         nursery.start_soon(joiner.run)
+        nursery.start_soon(known.run)
+        stack.callback(known.save)
+        peering = Peering(
+            PeeringPorts(network, store, standing, clock),
+            joiner,
+            known,
+            membership,
+            lambda: advertised_addresses(network, config),
+        )
         market.refresh()
         if serving is not None:
             serving.changed = market.refresh
@@ -153,17 +174,26 @@ async def open_parts(
             registry=registry,
             market=market,
             buyer=buyer,
+            peering=peering,
             serving=serving,
         )
 
 
-async def _join(joiner: Joiner, *, must_join: bool) -> None:
+async def _join(joiner: Joiner, *, must_join: bool, by_bootstrap: bool) -> None:
     try:
         await joiner.join()
     except TransportError as error:
-        if must_join:
+        if must_join and by_bootstrap:
             raise
-        log.warning("%s; going on without, and trying again", error)
+        entered = await joiner.join_by_known()
+        if must_join and not entered:
+            raise
+        log.warning(
+            "%s; %s, and trying again", error, "in by a peer known from before" if entered else "going on without"
+        )
+    else:
+        if must_join and not joiner.has_bootstrap:
+            await joiner.join_by_known()
 
 
 def bootstrap_peers(addresses: Sequence[str]) -> list[PeerAddresses]:
@@ -175,17 +205,35 @@ def bootstrap_peers(addresses: Sequence[str]) -> list[PeerAddresses]:
     return [PeerAddresses(peer, tuple(where)) for peer, where in gathered.items()]
 
 
-def open_libp2p_network(identity: IdentityKey, config: NodeConfig) -> AbstractAsyncContextManager[Network]:
-    """The real network; py-libp2p is imported here, since that takes a second."""
+def advertised_addresses(network: Network, config: NodeConfig) -> tuple[str, ...]:
+    """What others are told, without /p2p/: what the operator announces, else what the network found out."""
+    return config.network.announce_addresses or network.reachability().addresses or network.addresses()
+
+
+def membership_of(private: PrivateNetwork | None) -> Membership:
+    if private is None:
+        return Membership()
+    return Membership(private.name, private.fingerprint, private.key)
+
+
+def open_libp2p_network(
+    identity: IdentityKey, config: NodeConfig, *, private: PrivateNetwork | None = None
+) -> AbstractAsyncContextManager[Network]:
+    """The real network, imported here, since that takes a moment."""
     from cocoon_p2p.net.libp2p import open_libp2p
 
+    section = config.network
     return open_libp2p(
         identity.seed,
-        listen=config.network.listen,
+        listen=section.listen,
         agent=config.node.agent,
-        dht_server=config.network.dht_mode == "server",
+        dht_mode=cast(Any, section.dht_mode),
         validators=VALIDATORS,
-        announce=config.network.announce_addresses,
+        announce=section.announce_addresses,
+        mdns=section.uses_mdns,
+        upnp=section.uses_upnp,
+        relay_server=cast(Any, section.relay),
+        network_key=None if private is None else private.key,
     )
 
 
@@ -267,7 +315,7 @@ def _market(
         ports,
         MarketBook(identity.peer_id),
         announcer,
-        offers=lambda: (serving.offers() if serving else (), config.network.announce_addresses or network.addresses()),
+        offers=lambda: (serving.offers() if serving else (), advertised_addresses(network, config)),
         manifests=lambda model_id: serving.manifest(model_id) if serving else None,
     )
 

@@ -29,7 +29,7 @@ from cocoon_p2p.limits import (
     MIB,
     MODELS_PER_ANNOUNCEMENT_MAX,
 )
-from cocoon_p2p.net.addresses import parse_address
+from cocoon_p2p.net.addresses import parse_address, parse_dialable
 
 CONFIG_BYTES_MAX = MIB
 """A node.toml with every list full is below 100 KB."""
@@ -133,10 +133,49 @@ class NetworkSection:
         check=problem_of_announced_address,
         entries_max=16,
     )
+    private_bootstrap: tuple[str, ...] = key(
+        (),
+        "The same as bootstrap for a private network (`cocoon-node network create | join`): while this home has a "
+        "network key these are used, and those of bootstrap are not.",
+        check=problem_of_dial_address,
+    )
     dht_mode: str = key(
-        "server", "server: keep records for others (a node that others can dial); client: only ask.",
-        choices=("server", "client"),
+        "auto", "Keep records for others? auto: as soon as others can dial this node; server: always; client: only ask.",
+        choices=("auto", "server", "client"),
     )  # fmt: skip
+    mdns: bool = key(
+        True,
+        "Find, and be found by, nodes on the local network (mDNS). Off by itself for a node that keeps to this machine.",
+    )
+    upnp: bool = key(
+        True,
+        "Ask the home router to forward a port (UPnP), so that others can dial this node. Only when it listens on an "
+        "address that a router could forward to, and announce_addresses is empty.",
+    )
+    relay: str = key(
+        "auto", "Take connections for nodes that cannot be dialled? It costs bandwidth, within fixed bounds. auto: when "
+        "others can dial this node; on; off.",
+        choices=("auto", "on", "off"),
+    )  # fmt: skip
+
+    def entries(self, *, private: bool) -> tuple[str, ...]:
+        """The addresses to enter the network by: the private network's, or the public one's."""
+        return self.private_bootstrap if private else self.bootstrap
+
+    @property
+    def uses_mdns(self) -> bool:
+        """Whether to speak to the local network: never when all that the node listens on, or (for one that only dials)
+        enters by, is this machine itself."""
+        known = parse_dialable((*self.listen, *self.bootstrap, *self.private_bootstrap))
+        ends = [parse_address(text) for text in self.listen] or known
+        return self.mdns and not (ends and all(end.is_loopback for end in ends))
+
+    @property
+    def uses_upnp(self) -> bool:
+        """Whether a router could forward a port to us, and nobody has arranged that by hand."""
+        ends = [parse_address(text) for text in self.listen]
+        forwardable = any(end.is_wildcard or not (end.is_loopback or end.is_public) for end in ends)
+        return self.upnp and forwardable and not self.announce_addresses
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,13 +263,18 @@ class NodeConfig:
 
     def as_client(self, bootstrap: Sequence[str] = ()) -> NodeConfig:
         """The same node for a single question of ours: it serves nothing, accepts no connections, keeps nobody's
-        records, and enters the network by `bootstrap` too."""
-        known = tuple(dict.fromkeys((*bootstrap, *self.network.bootstrap)))
-        return replace(
-            self,
-            provider=replace(self.provider, serve=False),
-            network=replace(self.network, listen=(), bootstrap=known, announce_addresses=(), dht_mode="client"),
+        records, relays for nobody, and enters the network by `bootstrap` too."""
+        network = replace(self.network, listen=(), announce_addresses=(), dht_mode="client", relay="off")
+        return replace(self, provider=replace(self.provider, serve=False), network=network).with_entries(bootstrap)
+
+    def with_entries(self, bootstrap: Sequence[str]) -> NodeConfig:
+        """The same with more addresses to enter the network by, whichever network it is."""
+        network = replace(
+            self.network,
+            bootstrap=tuple(dict.fromkeys((*bootstrap, *self.network.bootstrap))),
+            private_bootstrap=tuple(dict.fromkeys((*bootstrap, *self.network.private_bootstrap))),
         )
+        return replace(self, network=network)
 
 
 def load_config(path: Path | None, home: Path | None = None) -> NodeConfig:

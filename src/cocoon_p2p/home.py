@@ -4,6 +4,9 @@
   node.toml             configuration (config.py); optional
   identity.pem          0600  Ed25519 key of the peer id, PKCS8 PEM, encrypted when there is a passphrase
   channel.pem           0600  Ed25519 key that signs vouchers: never the identity's, never a wallet's
+  network.key           0600  key of the private network, when the node is in one: a swarm.key as other libp2p programs have
+                              it, or encrypted like the other keys when there is a passphrase
+  network.name          what its people call that network; optional
   lock                  held while a node runs, holds its process id
   state.sqlite3  ledger.sqlite3  models/  api.sock (or api.path, which says where the socket is)
 """
@@ -20,12 +23,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cocoon_p2p.config import default_toml
 from cocoon_p2p.errors import ConfigError
 from cocoon_p2p.key_files import KeyUnreadable, decode_key, encode_key, is_encrypted
+from cocoon_p2p.limits import NAME_CHARS_MAX
 
 if TYPE_CHECKING:
     from cocoon_p2p.sealing.signing import IdentityKey
@@ -70,6 +75,22 @@ def _look_at(path: Path) -> None:
         os.stat(path / "node.toml")
 
 
+@dataclass(frozen=True, slots=True)
+class PrivateNetwork:
+    """A network that only those with its key can enter, or tell from noise."""
+
+    key: bytes = field(repr=False)
+    """32 bytes, libp2p's pre-shared key."""
+    name: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hexadecimal digits that tell networks apart and give nothing away."""
+        from cocoon_p2p.net.transport.private import network_key_fingerprint
+
+        return network_key_fingerprint(self.key)
+
+
 class Home:
     """One node's folder. Making the object touches nothing; the folder exists after `init`."""
 
@@ -78,6 +99,8 @@ class Home:
         self.config_file = self.path / "node.toml"
         self.identity_file = self.path / "identity.pem"
         self.channel_file = self.path / "channel.pem"
+        self.network_file = self.path / "network.key"
+        self.network_name_file = self.path / "network.name"
         self.lock_file = self.path / "lock"
         self.state_file = self.path / "state.sqlite3"
         self.ledger_file = self.path / "ledger.sqlite3"
@@ -115,6 +138,58 @@ class Home:
     def channel_key(self) -> IdentityKey:
         """The key that signs this node's vouchers. Raises ConfigError like `identity`."""
         return self._load_key(self.channel_file)
+
+    def private_network(self) -> PrivateNetwork | None:
+        """The private network of this home, if it is in one. Raises ConfigError like `identity`."""
+        if not self.network_file.exists():
+            return None
+        key = self.read_network_key(self.network_file)
+        try:
+            name = self.network_name_file.read_text("utf-8")[:NAME_CHARS_MAX].strip()
+        except FileNotFoundError:
+            name = ""
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot read {self.network_name_file}: {error}") from error
+        return PrivateNetwork(key, name)
+
+    def read_network_key(self, file: Path) -> bytes:
+        """The key in a swarm.key file, or in one that this program encrypted. Raises ConfigError."""
+        from cocoon_p2p.net.transport.private import parse_network_key
+
+        content = _read_private(file, missing_hint="a network key is made by: cocoon-node network create")
+        if is_encrypted(content):
+            return self._decrypted(file, content)
+        try:
+            return parse_network_key(content.decode("ascii"))
+        except ValueError as error:  # UnicodeDecodeError is one
+            raise ConfigError(f"{file} holds no network key", hint="it begins with /key/swarm/psk/1.0.0/") from error
+
+    def enter_private_network(self, network: PrivateNetwork) -> None:
+        """Keep its key, from the next start on. Raises ConfigError, also when this home is in a private network already."""
+        from cocoon_p2p.net.transport.private import format_network_key
+
+        self._make_folder()
+        passphrase = self._passphrase()
+        plain = format_network_key(network.key).encode()
+        if not _create(self.network_file, plain if passphrase is None else encode_key(network.key, passphrase)):
+            raise ConfigError(
+                f"this node is in a private network already: {self.network_file}",
+                code="IN_PRIVATE_NETWORK",
+                hint="leave it first: cocoon-node network leave",
+            )
+        if network.name:
+            _replace(self.network_name_file, network.name.encode())
+
+    def leave_private_network(self) -> Path:
+        """Put the key aside, from the next start on; the file in which it is kept, for nobody else may have it. Raises
+        ConfigError when the key cannot be read, or there is none."""
+        network = self.private_network()
+        if network is None:
+            raise ConfigError(f"the home {self.path} is in no private network", code="NO_PRIVATE_NETWORK")
+        kept = self.path / f"network-{network.fingerprint[:8]}.key"
+        self.network_file.replace(kept)
+        self.network_name_file.unlink(missing_ok=True)
+        return kept
 
     @property
     def encrypted(self) -> bool:
@@ -206,7 +281,11 @@ class Home:
     def _load_key(self, file: Path) -> IdentityKey:
         from cocoon_p2p.sealing.signing import IdentityKey
 
-        pem, passphrase = _read_private(file), self._passphrase()
+        return IdentityKey.from_seed(self._decrypted(file, _read_private(file)))
+
+    def _decrypted(self, file: Path, pem: bytes) -> bytes:
+        """The 32 bytes of a key file. Raises ConfigError."""
+        passphrase = self._passphrase()
         if is_encrypted(pem) and passphrase is None:
             raise ConfigError(
                 f"{file} is encrypted and no passphrase is set",
@@ -215,19 +294,19 @@ class Home:
         if passphrase is not None and not is_encrypted(pem):
             log.warning("a passphrase is set, but %s is not encrypted with it", file)
         try:
-            return IdentityKey.from_seed(decode_key(pem, passphrase))
+            return decode_key(pem, passphrase)
         except KeyUnreadable as error:
             raise ConfigError(f"cannot read the key in {file}: {error}", hint="restore it from a backup") from error
 
 
-def _read_private(file: Path) -> bytes:
+def _read_private(file: Path, *, missing_hint: str = "make a new identity: cocoon-node init") -> bytes:
     """A file that only its owner can read, or ConfigError."""
     try:
         with file.open("rb") as opened:
             mode = os.fstat(opened.fileno()).st_mode
             content = opened.read(KEY_FILE_BYTES_MAX)
     except FileNotFoundError as error:
-        raise ConfigError(f"{file} is missing", hint="make a new identity: cocoon-node init") from error
+        raise ConfigError(f"{file} is missing", hint=missing_hint) from error
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror}") from error
     if mode & 0o077:

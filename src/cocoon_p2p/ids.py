@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from enum import IntEnum
+from functools import lru_cache
 from typing import NewType
 
 PeerId = NewType("PeerId", str)
@@ -67,7 +68,7 @@ def peer_id_from_bytes(raw: bytes) -> PeerId:
     """The peer id of its 38-byte multihash. Raises ValueError for anything but an Ed25519 identity multihash."""
     if len(raw) != PEER_ID_BYTES or not raw.startswith(_PEER_ID_PREFIX):
         raise ValueError("not the multihash of an Ed25519 peer id")
-    return PeerId(_base58_encode(raw))
+    return PeerId(_base58_encode(bytes(raw)))
 
 
 def parse_peer_id(text: str) -> PeerId:
@@ -101,6 +102,7 @@ def is_model_id(text: str) -> bool:
     return len(text) == 2 * MODEL_ID_BYTES and all(c in "0123456789abcdef" for c in text)
 
 
+@lru_cache(maxsize=16_384)  # a lookup reads and writes the same hundred ids a thousand times
 def _base58_encode(raw: bytes) -> str:
     zeros = len(raw) - len(raw.lstrip(b"\0"))
     number = int.from_bytes(raw)
@@ -111,6 +113,7 @@ def _base58_encode(raw: bytes) -> str:
     return "1" * zeros + "".join(reversed(digits))
 
 
+@lru_cache(maxsize=16_384)
 def _base58_decode(text: str) -> bytes:
     if len(text) > 2 * PEER_ID_BYTES:  # quadratic work: never on more than a peer id can have
         raise ValueError("too long for a peer id")

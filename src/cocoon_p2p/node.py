@@ -6,26 +6,44 @@ async with Node.open(home="…", bootstrap=["/ip4/…/tcp/…/p2p/…"]) as node
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cocoon_p2p.assembly import Backends, Parts, open_parts
+from cocoon_p2p.assembly import Backends, Parts, advertised_addresses, open_parts
 from cocoon_p2p.config import NodeConfig, load_config, render_toml
+from cocoon_p2p.config_edit import add_bootstrap
+from cocoon_p2p.drivers.clock import unix_ms
 from cocoon_p2p.drivers.purchase import Order, Purchase
 from cocoon_p2p.errors import ConfigError
 from cocoon_p2p.home import Home, locate_home
 from cocoon_p2p.ids import PeerId, Tier, parse_peer_id
 from cocoon_p2p.limits import AMOUNT_NANOGRAM_MAX, JOB_TIMEOUT_MAX_S
 from cocoon_p2p.proto.market import BookOffer
-from cocoon_p2p.rows import Row, job_row, model_row, receipt_row, wallet_row
+from cocoon_p2p.rows import (
+    Row,
+    ban_row,
+    invite_row,
+    job_row,
+    joined_row,
+    model_row,
+    network_row,
+    peer_row,
+    reachability_row,
+    receipt_row,
+    wallet_row,
+)
 from cocoon_p2p.tensors import TEXT_INPUT, Payload, string_tensor
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+BAN_DEFAULT_S = 86_400.0
+"""A day: who misbehaved, or was mistaken for somebody, gets another chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +115,8 @@ class Node:
             place.init(config_text=None if place.config_file.exists() else render_toml(config))
         config = _with_options(config, bootstrap, listen, models)
         must_join = bool(bootstrap) or not config.network.listen
-        async with open_parts(place, config, backends or Backends(), must_join=must_join) as parts:
+        opened = open_parts(place, config, backends or Backends(), must_join=must_join, by_bootstrap=bool(bootstrap))
+        async with opened as parts:
             yield cls(parts)
 
     # --- who and where ---
@@ -108,7 +127,53 @@ class Node:
 
     def addresses(self) -> list[str]:
         """Multiaddrs, each with /p2p/ and our peer id: what others give as --bootstrap."""
-        return [f"{address}/p2p/{self.peer_id}" for address in self._public_addresses()]
+        advertised = advertised_addresses(self._parts.network, self._parts.config)
+        return [f"{address}/p2p/{self.peer_id}" for address in advertised]
+
+    def reachability(self) -> Row:
+        """Whether others can dial this node, how it knows, and what could be done for more (`net.port.Reachability`)."""
+        return reachability_row(self._parts.network.reachability())
+
+    # --- single peers ---
+
+    async def ping(self, peer: str) -> float:
+        """Seconds of one round trip to a peer, after connecting where that is needed. Raises ConfigError (no peer id, or
+        our own), TransportError (no address known, unreachable, no answer within limits.PING_TIMEOUT_S, banned)."""
+        return await self._parts.peering.ping(_peer_id(peer))
+
+    async def connect(self, target: str) -> Row:
+        """Connect to a peer: a multiaddr with /p2p/, an invite, or the id of a peer whose address is known. What `peers`
+        says of it then. Raises ConfigError (what `target` is, or that it is for another network), TransportError."""
+        peer = await self._parts.peering.connect(target)
+        return next((row for row in self.peers() if row["peer_id"] == peer), {"peer_id": peer})
+
+    def ban(self, peer: str, duration_s: float = BAN_DEFAULT_S) -> Row:
+        """Cut a peer off and refuse it for so many seconds, also after a restart. Raises ConfigError."""
+        peer_id = _peer_id(peer)
+        return {"peer_id": peer_id, "banned_until_ms": self._parts.peering.ban(peer_id, duration_s)}
+
+    def unban(self, peer: str) -> Row:
+        """End a ban before its time; "was_banned" tells whether there was one. Raises ConfigError."""
+        peer_id = _peer_id(peer)
+        return {"peer_id": peer_id, "was_banned": self._parts.peering.unban(peer_id)}
+
+    def invite(self, *, hours: float | None = None, with_network_key: bool = False) -> Row:
+        """A text by which another machine joins: it holds the best addresses of this node. `hours`: how long it may be
+        used; None for ever. `with_network_key`: the private network's key goes with it, so that the invite must be kept
+        as secret as the key. Raises ConfigError: this node accepts no connections; there is no network key."""
+        text, invitation = self._parts.peering.invite(hours=hours, with_network_key=with_network_key)
+        return invite_row(text, invitation)
+
+    async def join(self, invite: str) -> Row:
+        """Connect to who wrote an invite and remember it: in the home's node.toml, for the next start, and for whenever
+        this node finds itself alone. Raises ConfigError (garbled, expired, our own, another network's; node.toml cannot be
+        extended), TransportError (nobody answers there); nothing is remembered then."""
+        parts = self._parts
+        invitation = await parts.peering.join(invite)
+        file, written = parts.home.config_file, list[str]()
+        if file.exists():
+            written = add_bootstrap(file, invitation.entries, private=bool(parts.peering.membership.fingerprint))
+        return joined_row(invitation, file if written else None)
 
     # --- jobs ---
 
@@ -154,7 +219,7 @@ class Node:
             payload=payload,
             tier=_tier(request.tier or client.tier),
             max_total=(client.max_price or None) if request.max_price is None else request.max_price,
-            provider=_peer(request.provider),
+            provider=_provider(request.provider),
             timeout_s=client.timeout_s if request.timeout_s is None else request.timeout_s,
         )
         return self._result(await self._parts.buyer.buy(order))
@@ -173,24 +238,38 @@ class Node:
 
     def peers(self) -> list[Row]:
         """Whom we are connected to."""
-        offered: dict[str, int] = {}
-        agents: dict[str, str] = {}
-        for offer in self._parts.market.offers():
-            offered[offer.peer] = offered.get(offer.peer, 0) + 1
-            agents[offer.peer] = offer.agent
-        now_ms = int(self._parts.clock.unix() * 1000)
+        parts = self._parts
+        offers = parts.market.offers()
+        offered = Counter(offer.peer for offer in offers)
+        agents = {offer.peer: offer.agent for offer in offers}
+        now_ms = unix_ms(parts.clock)
         return [
-            {
-                "peer_id": peer.peer,
-                "addresses": [peer.address] if peer.address else [],
-                "direction": peer.direction,
-                "agent": peer.agent or agents.get(peer.peer, ""),
-                "latency_ms": None if peer.latency_s is None else round(peer.latency_s * 1000, 3),
-                "offers": offered.get(peer.peer, 0),
-                "penalty": round(self._parts.standing.of(peer.peer).penalty_at(now_ms), 1),
-            }
-            for peer in self._parts.network.peers()
+            peer_row(
+                peer,
+                agent=peer.agent or agents.get(peer.peer, ""),
+                offers=offered[peer.peer],
+                standing=parts.standing.of(peer.peer),
+                now_ms=now_ms,
+            )
+            for peer in parts.network.peers()
         ]
+
+    def banned(self) -> list[Row]:
+        """Whom we refuse at the moment, and until when."""
+        now_ms = unix_ms(self._parts.clock)
+        return [ban_row(record, now_ms) for record in self._parts.store.peers.banned(now_ms=now_ms)]
+
+    def known_peers(self) -> list[PeerId]:
+        """Ids of those connected, of those whose offers are known, and of those that were reached lately."""
+        parts = self._parts
+        connected = [peer.peer for peer in parts.network.peers()]
+        offering = [offer.peer for offer in parts.market.offers()]
+        met = [each.peer for each in parts.store.known_peers.of_network(parts.peering.membership.fingerprint)]
+        return list(dict.fromkeys((*connected, *offering, *met)))
+
+    def network(self) -> Row:
+        """The network that this node is in: the public one, or a private one's name and fingerprint."""
+        return network_row(self._parts.peering.membership)
 
     def status(self) -> Row:
         """This node in short."""
@@ -203,6 +282,8 @@ class Node:
             "addresses": self.addresses(),
             "uptime_s": round(parts.clock.now() - parts.started, 3),
             "peers": len(parts.network.peers()),
+            "network": self.network(),
+            "reachability": self.reachability(),
             "settlement_network": parts.settlement.network_id,
             "serve": parts.serving is not None,
             "models": self.models(),
@@ -267,9 +348,6 @@ class Node:
 
     # --- rows ---
 
-    def _public_addresses(self) -> Sequence[str]:
-        return self._parts.config.network.announce_addresses or self._parts.network.addresses()
-
     def _offer_row(self, each: BookOffer) -> Row:
         offer = each.offer
         return {
@@ -309,13 +387,9 @@ class Node:
 def _with_options(
     config: NodeConfig, bootstrap: Sequence[str], listen: Sequence[str] | None, models: Sequence[str]
 ) -> NodeConfig:
-    network = replace(
-        config.network,
-        bootstrap=(*bootstrap, *config.network.bootstrap),
-        listen=config.network.listen if listen is None else tuple(listen),
-    )
+    network = replace(config.network, listen=config.network.listen if listen is None else tuple(listen))
     provider = replace(config.provider, models=tuple(models) or config.provider.models)
-    return replace(config, network=network, provider=provider)
+    return replace(config, network=network, provider=provider).with_entries(bootstrap)
 
 
 def _check_request(request: RunRequest) -> None:
@@ -335,13 +409,20 @@ def _tier(text: str) -> Tier:
     return Tier[text.upper()]
 
 
-def _peer(text: str | None) -> PeerId | None:
+def _provider(text: str | None) -> PeerId | None:
     if text is None:
         return None
     try:
         return parse_peer_id(text)
     except ValueError as error:
         raise ConfigError(f"provider: {error}") from error
+
+
+def _peer_id(text: str) -> PeerId:
+    try:
+        return parse_peer_id(text)
+    except ValueError as error:
+        raise ConfigError(str(error), hint="`cocoon-node peers` lists those connected") from error
 
 
 def _memory_bytes() -> int | None:

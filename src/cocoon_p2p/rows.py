@@ -6,12 +6,18 @@ Money is nanogram in keys that end in _nanogram, times are Unix milliseconds in 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+from cocoon_p2p.drivers.invites import Invitation
+from cocoon_p2p.drivers.peering import Membership
 from cocoon_p2p.models.manifest import TensorSpec
 from cocoon_p2p.models.registry import InstalledModel
+from cocoon_p2p.net.port import ConnectedPeer, Reachability
+from cocoon_p2p.policy.reputation import Standing
 from cocoon_p2p.settlement.port import Balance, ChannelStatus
 from cocoon_p2p.store.jobs import JobRecord
+from cocoon_p2p.store.peers import PeerRecord
 from cocoon_p2p.store.receipts import ReceiptRecord
 from cocoon_p2p.units import LOCAL_NETWORK_ID
 
@@ -102,3 +108,78 @@ def model_row(model: InstalledModel) -> Row:
 
 def _tensor_row(spec: TensorSpec) -> Row:
     return {"name": spec.name, "dtype": spec.dtype, "shape": None if spec.shape is None else list(spec.shape)}
+
+
+def peer_row(peer: ConnectedPeer, *, agent: str, offers: int, standing: Standing, now_ms: int) -> Row:
+    """One connection. `standing` goes from 100 (no fault known) to 0 (banned)."""
+    return {
+        "peer_id": peer.peer,
+        "addresses": [peer.address] if peer.address else [],
+        "listens_on": list(peer.listens_on),
+        "transport": peer.transport,
+        "relayed": peer.relayed,
+        "direction": peer.direction,
+        "agent": agent,
+        "latency_ms": None if peer.latency_s is None else round(peer.latency_s * 1000, 3),
+        "bytes_received": peer.bytes_received,
+        "bytes_sent": peer.bytes_sent,
+        "offers": offers,
+        "standing": round(standing.percent(now_ms)),
+        "penalty": round(standing.penalty_at(now_ms), 1),
+    }
+
+
+def ban_row(record: PeerRecord, now_ms: int) -> Row:
+    """One peer that is refused."""
+    return {
+        "peer_id": record.peer_id,
+        "addresses": list(record.addresses),
+        "banned_until_ms": record.banned_until_ms,
+        "left_s": max(0, record.banned_until_ms - now_ms) / 1000,
+    }
+
+
+def reachability_row(found: Reachability) -> Row:
+    """Whether others can dial this node, and why."""
+    return {
+        "state": found.state,
+        "reason": found.reason,
+        "advice": found.advice or None,
+        "addresses": list(found.addresses),
+        "observed": list(found.observed),
+        "mapped": list(found.mapped),
+        "relays": list(found.relays),
+    }
+
+
+def network_row(membership: Membership) -> Row:
+    """The network that a node is in. Never its key."""
+    return {
+        "private": bool(membership.fingerprint),
+        "name": membership.name or None,
+        "fingerprint": membership.fingerprint or None,
+    }
+
+
+def invite_row(text: str, invitation: Invitation) -> Row:
+    """An invite that this node wrote."""
+    return {
+        "invite": text,
+        "peer_id": invitation.peer,
+        "addresses": list(invitation.addresses),
+        "expires_at_ms": invitation.expires_at_ms or None,
+        "network_name": invitation.network_name or None,
+        "network_fingerprint": invitation.fingerprint or None,
+        "has_network_key": invitation.network_key is not None,
+    }
+
+
+def joined_row(invitation: Invitation, file: Path | None) -> Row:
+    """What became of an invite: `written_to` is the node.toml that was extended, None when it had the addresses before."""
+    return {
+        "peer_id": invitation.peer,
+        "addresses": list(invitation.addresses),
+        "network_name": invitation.network_name or None,
+        "network_fingerprint": invitation.fingerprint or None,
+        "written_to": None if file is None else str(file),
+    }

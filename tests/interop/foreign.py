@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import json
 import subprocess
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,9 +40,10 @@ class Foreign(Protocol):
         """Raises ForeignError."""
 
 
-OpenForeign = Callable[[], AbstractAsyncContextManager[Foreign]]
-OpenRust = Callable[[Sequence[str]], AbstractAsyncContextManager[Foreign]]
-"""Takes the addresses that it dials."""
+class OpenForeign(Protocol):
+    def __call__(self, **options: Any) -> AbstractAsyncContextManager[Foreign]:
+        """All makes know `listen`, a multiaddr; js and py know `network_key`, the text of a swarm.key file. go-libp2p takes
+        any option of its daemon."""
 
 
 class JsonLinesPeer:
@@ -100,11 +101,11 @@ class JsonLinesPeer:
 
 
 @asynccontextmanager
-async def open_json_lines_peer(command: Sequence[str | Path]) -> AsyncIterator[JsonLinesPeer]:
-    """A program of our own, for as long as it is needed. It writes its troubles to our stderr."""
-    process = await trio.lowlevel.open_process(
-        [str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+async def open_json_lines_peer(command: Sequence[str | Path], **options: Any) -> AsyncIterator[JsonLinesPeer]:
+    """A program of our own, for as long as it is needed. It writes its troubles to our stderr. Options, if there are any,
+    are its last argument, as JSON."""
+    words = [str(part) for part in command] + ([json.dumps(options)] if options else [])
+    process = await trio.lowlevel.open_process(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         peer = JsonLinesPeer(process)
         await peer.read_hello()

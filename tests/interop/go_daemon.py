@@ -11,7 +11,7 @@ import importlib.util
 import os
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,9 @@ from cocoon_p2p.net.multistream import encode_prefixed, read_prefixed
 from cocoon_p2p.testing.net_contract import ECHO
 
 GO_KAD = "/ipfs/kad/1.0.0"
+CUT = "/test/cut/1"
+"""Resets as soon as something has come."""
+_HALF_A_FRAME = (200_000).to_bytes(4) + bytes(100_000)
 _READ_BYTES = 1 << 20
 _MESSAGE_BYTES_MAX = 1 << 22
 _POLL_S = 0.02
@@ -109,6 +112,21 @@ class GoDaemon:
                 while piece := await pipe.stream.receive_some(_READ_BYTES):
                     received += piece
             return received == frames
+
+    async def do_abort(self, peer: PeerId) -> None:
+        """Half a frame, and the end of the stream: the daemon resets it when its client leaves."""
+        request = self._pb.StreamOpenRequest(peer=peer_id_to_bytes(peer), proto=[ECHO])
+        async with self._asked(self._pb.Request.STREAM_OPEN, streamOpen=request) as (pipe, _):
+            await pipe.write(_HALF_A_FRAME)
+
+    async def do_cut(self, peer: PeerId) -> str:
+        """What a stream that they reset looks like from here."""
+        request = self._pb.StreamOpenRequest(peer=peer_id_to_bytes(peer), proto=[CUT])
+        async with self._asked(self._pb.Request.STREAM_OPEN, streamOpen=request) as (pipe, _):
+            await pipe.write(_HALF_A_FRAME)
+            while await pipe.stream.receive_some(_READ_BYTES):
+                pass
+        return "the end"  # of the daemon's socket, whatever it was before
 
     async def do_subscribe(self, topic: str) -> None:
         request = self._pb.PSRequest(type=self._pb.PSRequest.SUBSCRIBE, topic=topic)
@@ -194,15 +212,22 @@ class GoDaemon:
 
 
 @asynccontextmanager
-async def open_go_daemon(hivemind: Path) -> AsyncIterator[GoDaemon]:
-    """`hivemind` is the package's folder, unpacked."""
+async def open_go_daemon(
+    hivemind: Path, *, listen: str = "/ip4/127.0.0.1/tcp/0", enter: Sequence[str] = (), **more: str | int
+) -> AsyncIterator[GoDaemon]:
+    """`hivemind` is the package's folder, unpacked; `more` goes before the options given here, `enter` before the command."""
     with tempfile.TemporaryDirectory(prefix="p2pd") as name:  # short: the path of a Unix socket has 107 characters
         folder = Path(name)
         options = {
-            "listen": f"/unix{folder}/control.sock", "hostAddrs": "/ip4/127.0.0.1/tcp/0", "dhtServer": 1, "pubsub": 1,
+            "listen": f"/unix{folder}/control.sock", "hostAddrs": listen, "dhtServer": 1, "pubsub": 1,
             "gossipsubHeartbeatInterval": "1s", "tls": 0, "quic": 0, "relay": 0, "relayService": 0, "autonat": 0,
+            **more,
         }  # fmt: skip
-        command = [str(hivemind / "hivemind_cli" / "p2pd"), *(f"-{key}={value}" for key, value in options.items())]
+        command = [
+            *enter,
+            str(hivemind / "hivemind_cli" / "p2pd"),
+            *(f"-{key}={value}" for key, value in options.items()),
+        ]
         process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         try:
             assert process.stdout is not None

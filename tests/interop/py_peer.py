@@ -1,17 +1,19 @@
 """A peer of py-libp2p's own make: its host, KadDHT and GossipSub as shipped, driven by JSON lines (foreign.py).
 
-Run as a program. Nothing of cocoon_p2p is imported here.
+Run as a program, with {"listen": "/ip4/…", "network_key": "<text of a swarm.key file>"} as its argument if need be. Nothing
+of cocoon_p2p is imported here.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.metadata
 import json
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import trio
@@ -22,7 +24,7 @@ from libp2p.host.ping import PingService
 from libp2p.identity.identify.identify import ID as IDENTIFY
 from libp2p.identity.identify.identify import parse_identify_response
 from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
-from libp2p.network.stream.exceptions import StreamEOF
+from libp2p.network.stream.exceptions import StreamEOF, StreamError
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import info_from_p2p_addr
 from libp2p.peer.peerstore import PeerStoreError
@@ -38,6 +40,11 @@ from libp2p.utils.varint import read_length_prefixed_protobuf
 from multiaddr import Multiaddr
 
 ECHO = TProtocol("/test/echo/1")
+DIGEST = TProtocol("/test/digest/1")
+"""Bytes to the end of one direction, and their SHA-256 back."""
+CUT = TProtocol("/test/cut/1")
+"""Resets as soon as something has come."""
+_PIECE_BYTES = 200_000
 KAD = TProtocol("/cocoon/kad/1.0.0")
 MESHSUB = [TProtocol("/meshsub/1.1.0"), TProtocol("/meshsub/1.0.0")]
 _READ_BYTES = 1 << 20
@@ -58,14 +65,15 @@ class Numbered(Validator):
 
 
 class Peer:
-    def __init__(self) -> None:
+    def __init__(self, listen: str = "/ip4/127.0.0.1/tcp/0", network_key: str | None = None) -> None:
         key = generate_new_ed25519_identity()
-        self.listen = [Multiaddr("/ip4/127.0.0.1/tcp/0")]
+        self.listen = [Multiaddr(listen)]
         self.host = new_host(
             key_pair=key,
             sec_opt={NOISE: Noise(key, noise_privkey=create_new_key_pair().private_key)},
             muxer_opt={TProtocol(YAMUX): Yamux},
             listen_addrs=self.listen,
+            psk=None if network_key is None else network_key.split()[-1],
         )
         self.router = GossipSub(
             protocols=MESHSUB, degree=6, degree_low=4, degree_high=12, heartbeat_interval=1, heartbeat_initial_delay=0.1
@@ -76,15 +84,25 @@ class Peer:
             self.host, DHTMode.SERVER, validator=validator, validator_changed=True, strict_validation=True
         )
         self.host.set_stream_handler(ECHO, self.serve_echo)
+        self.host.set_stream_handler(DIGEST, self.serve_digest)
+        self.host.set_stream_handler(CUT, self.serve_cut)
         self.feeds: dict[str, Any] = {}
 
     async def serve_echo(self, stream: Any) -> None:
-        try:
-            while data := await stream.read(_READ_BYTES):
-                await stream.write(data)
-        except StreamEOF:
-            pass
+        async for data in _pieces(stream):
+            await stream.write(data)
         await stream.close()
+
+    async def serve_digest(self, stream: Any) -> None:
+        taken = hashlib.sha256()
+        async for data in _pieces(stream):
+            taken.update(data)
+        await stream.write(taken.digest())
+        await stream.close()
+
+    async def serve_cut(self, stream: Any) -> None:
+        await stream.read(_READ_BYTES)
+        await stream.reset()
 
     async def do_connect(self, address: str) -> None:
         await self.host.connect(info_from_p2p_addr(Multiaddr(address)))
@@ -112,23 +130,36 @@ class Peer:
         stream = await self.host.new_stream(ID.from_base58(peer), [ECHO])
         frames = b"".join(size.to_bytes(4) + os.urandom(size) for size in sizes) + bytes(4)
 
-        async def write() -> None:
-            for start in range(0, len(frames), 200_000):
-                await stream.write(frames[start : start + 200_000])
-            await stream.close_write()
-
         received = bytearray()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(write)
-            while True:
-                try:
-                    piece = await stream.read(_READ_BYTES)
-                except StreamEOF:
-                    break
-                if not piece:
-                    break
+            nursery.start_soon(_send_all, stream, frames)
+            async for piece in _pieces(stream):
                 received += piece
         return received == frames
+
+    async def do_digest(self, peer: str, size: int) -> bool:
+        """Whether they got what was sent before the end of our direction."""
+        stream = await self.host.new_stream(ID.from_base58(peer), [DIGEST])
+        sent = os.urandom(size)
+        await _send_all(stream, sent)
+        return b"".join([piece async for piece in _pieces(stream)]) == hashlib.sha256(sent).digest()
+
+    async def do_abort(self, peer: str) -> None:
+        """Half a frame, and a reset."""
+        stream = await self.host.new_stream(ID.from_base58(peer), [ECHO])
+        await stream.write(_PIECE_BYTES.to_bytes(4) + os.urandom(_PIECE_BYTES // 2))
+        await stream.reset()
+
+    async def do_cut(self, peer: str) -> str:
+        """What a stream that they reset looks like from here."""
+        stream = await self.host.new_stream(ID.from_base58(peer), [CUT])
+        await stream.write(os.urandom(1000))
+        try:
+            async for _ in _pieces(stream):
+                pass
+        except StreamError as error:
+            return type(error).__name__
+        return "the end"
 
     async def do_subscribe(self, topic: str) -> None:
         self.feeds[topic] = await self.pubsub.subscribe(topic)
@@ -193,6 +224,23 @@ class Peer:
             _say(id=number, error=repr(error))
 
 
+async def _send_all(stream: Any, data: bytes) -> None:
+    for start in range(0, len(data), _PIECE_BYTES):
+        await stream.write(data[start : start + _PIECE_BYTES])
+    await stream.close_write()
+
+
+async def _pieces(stream: Any) -> AsyncIterator[bytes]:
+    while True:
+        try:
+            piece = await stream.read(_READ_BYTES)
+        except StreamEOF:
+            return
+        if not piece:
+            return
+        yield piece
+
+
 def _protocols(store: Any, peer: ID) -> list[str]:
     try:
         return list(store.get_protocols(peer))
@@ -215,4 +263,4 @@ async def _lines() -> Any:
 
 if __name__ == "__main__":
     logging.disable(logging.CRITICAL)
-    trio.run(Peer().run)
+    trio.run(Peer(**json.loads(sys.argv[1] if sys.argv[1:] else "{}")).run)

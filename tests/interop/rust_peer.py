@@ -1,6 +1,6 @@
 """A rust-libp2p peer in the shape of `lattica`, driven by JSON lines (foreign.py).
 
-    rust_peer.py <folder that lattica is installed in> <Kademlia protocol> [bootstrap address …]
+    rust_peer.py <folder that lattica is installed in> <Kademlia protocol> <host> [bootstrap address …]
 
 Lattica is an application: it offers identify, ping and Kademlia to others, dials its bootstrap peers only, and hangs up on
 whoever does not name the same protocol version in identify.
@@ -15,7 +15,7 @@ import tempfile
 import time
 from typing import Any
 
-FOLDER, PROTOCOL, *BOOTSTRAP = sys.argv[1:]
+FOLDER, PROTOCOL, HOST, *BOOTSTRAP = sys.argv[1:]
 sys.path.insert(0, FOLDER)
 from lattica_python_core import LatticaSDK  # noqa: E402
 
@@ -25,8 +25,8 @@ _POLL_S = 0.02
 class Peer:
     def __init__(self, home: str) -> None:
         with socket.socket() as probe:  # lattica does not tell on which port it listens
-            probe.bind(("127.0.0.1", 0))
-            self.address = f"/ip4/127.0.0.1/tcp/{probe.getsockname()[1]}"
+            probe.bind((HOST, 0))
+            self.address = f"/ip4/{HOST}/tcp/{probe.getsockname()[1]}"
         settings: dict[str, Any] = {f"with_{name}": False for name in ("mdns", "upnp", "autonat", "dcutr")}
         settings |= {"listen_addrs": [self.address], "protocol": PROTOCOL, "bootstrap_nodes": BOOTSTRAP}
         settings |= {"key_path": f"{home}/key", "storage_path": f"{home}/blocks", "dht_db_path": f"{home}/dht"}

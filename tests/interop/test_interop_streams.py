@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import random
 
 import pytest
 import trio
 from foreign import OpenForeign
-from interop_nodes import dial_each_other, identified_link, open_node, ping
+from interop_nodes import dial_each_other, echoed_by_them, echoed_by_us, identified_link, open_node, ping
 
 from cocoon_p2p.errors import EndOfStream, TransportError
 from cocoon_p2p.limits import FRAME_BYTES_MAX
 from cocoon_p2p.net.dht.messages import KAD
 from cocoon_p2p.net.gossip.messages import MESHSUB
-from cocoon_p2p.net.identify.identify import IDENTIFY, PING
+from cocoon_p2p.net.identify.identify import IDENTIFY, IDENTIFY_PUSH, PING
 from cocoon_p2p.net.port import PeerDisconnected
+from cocoon_p2p.net.reach.autonat import AUTONAT
 from cocoon_p2p.testing.net_contract import ECHO, echo
 
 AGENTS = {"py": "py-libp2p/", "js": "js-libp2p/", "go": "p2pd/"}
@@ -42,7 +42,7 @@ async def test_identify_and_ping(open_foreign: OpenForeign, implementation: str,
         if implementation != "go":  # its daemon has no such commands
             about_us = await foreign.call("identify", peer=network.peer_id)
             assert about_us["agent"] == "interop/1"
-            assert set(about_us["protocols"]) == {IDENTIFY, PING, ECHO, KAD, *MESHSUB}
+            assert {IDENTIFY, IDENTIFY_PUSH, PING, AUTONAT, ECHO, KAD, *MESHSUB} <= set(about_us["protocols"])
             assert about_us["addresses"] == list(network.addresses())
             assert about_us["observed"] == there.address
             assert len(await foreign.call("ping", peer=network.peer_id)) == 3
@@ -56,22 +56,10 @@ async def test_streams_of_both(open_foreign: OpenForeign, we_dial: bool) -> None
         network.set_handler(ECHO, echo)
         await dial_each_other(network, foreign, we_dial=we_dial)
 
-        async def theirs(sizes: list[int]) -> None:
-            assert await foreign.call("echo", peer=network.peer_id, sizes=sizes)
-
-        async def ours(sizes: list[int]) -> None:
-            frames = [os.urandom(size) for size in sizes]
-            stream = await network.open_stream(foreign.peer_id, ECHO)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(stream.send, *frames)
-                for frame in frames:
-                    assert await stream.receive() == frame
-            await stream.aclose()
-
         async with trio.open_nursery() as nursery:
             for part in (SIZES, SIZES[::-1], SIZES[4:]):
-                nursery.start_soon(theirs, part)
-                nursery.start_soon(ours, part)
+                nursery.start_soon(echoed_by_us, network, foreign, part)
+                nursery.start_soon(echoed_by_them, network, foreign, part)
         assert len(network.peers()) == 1
         assert dict(network.counters()) == {}
 

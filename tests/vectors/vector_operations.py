@@ -12,13 +12,18 @@ from enum import IntEnum
 from typing import Any
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from network_operations import NETWORK_OPERATIONS
+from vector_kad_gossip import OPERATIONS as KAD_AND_GOSSIP_OPERATIONS
 
 from cocoon_p2p.errors import RemoteProtocolError
 from cocoon_p2p.ids import PeerId, peer_id_from_public_key, peer_id_to_bytes, public_key_of
+from cocoon_p2p.net.bulk import messages
+from cocoon_p2p.net.bulk.sockets import nonce_at
+from cocoon_p2p.net.external_frames import decode_external_header
 from cocoon_p2p.sealing.envelope import ChunkOpener, ChunkSealer, SealedRequest, SealKey, ciphertext_bytes
 from cocoon_p2p.sealing.signing import IdentityKey, verify_bytes, verify_signature
 from cocoon_p2p.tensors import PayloadError, decode_payload
-from cocoon_p2p.wire import capacity, job, seal, voucher
+from cocoon_p2p.wire import capacity, invite, job, seal, voucher
 
 Given = dict[str, Any]
 DOMAINS = {
@@ -45,6 +50,7 @@ RECORDS: dict[str, Callable[[bytes], Any]] = {
     "signed_channel_open.decode": voucher.decode_signed_channel_open,
     "payment.decode": voucher.decode_payment,
     "voucher.decode": voucher.decode_voucher,
+    "invite_record.decode": invite.decode_invite_record,
 }
 
 
@@ -225,7 +231,41 @@ def payload_decode(given: Given) -> Any:
         raise fails("PAYLOAD") from error
 
 
+def invite_decode(given: Given) -> Any:
+    return plain(invite.decode_invite(given["text"]))
+
+
+def data_request(given: Given) -> Any:
+    invitation = messages.decode_request(bytes.fromhex(given["frame"]))
+    return None if invitation is None else plain(invitation)
+
+
+def data_greet(given: Given) -> Any:
+    invitation = messages.decode_invitation(bytes.fromhex(given["invitation"]))
+    return {"greeting": invitation.greeting().hex(), "answer": invitation.proof().hex()}
+
+
+def data_greeting(given: Given) -> Any:
+    return messages.decode_greeting(bytes.fromhex(given["frame"])).hex()
+
+
+def data_encrypt(given: Given) -> Any:
+    cipher = AESGCM(bytes.fromhex(given["key"]))
+    return cipher.encrypt(nonce_at(given["offset"]), bytes.fromhex(given["body"]), None).hex()
+
+
+def data_frame(given: Given) -> Any:
+    data = bytes.fromhex(given["header"])
+    header = decode_external_header(data)
+    assert header.encode() == data
+    tail_bytes = header.inline_bytes - header.head_bytes
+    fields_read = {name: plain(value) for name, value in header._asdict().items()}
+    return fields_read | {"body_bytes": header.body_bytes, "tail_bytes": tail_bytes}
+
+
 OPERATIONS: dict[str, Callable[[Given], Any]] = {
+    **NETWORK_OPERATIONS,
+    **KAD_AND_GOSSIP_OPERATIONS,
     "identity.peer_id": identity_peer_id,
     "identity.public_key": identity_public_key,
     "identity.sign": identity_sign,
@@ -242,5 +282,11 @@ OPERATIONS: dict[str, Callable[[Given], Any]] = {
     "voucher.hash": voucher_hash,
     "voucher.verify": voucher_verify,
     "channel.address": channel_address,
+    "invite.decode": invite_decode,
+    "data.request": data_request,
+    "data.greet": data_greet,
+    "data.greeting": data_greeting,
+    "data.encrypt": data_encrypt,
+    "data.frame": data_frame,
     "payload.decode": payload_decode,
 }

@@ -34,14 +34,28 @@ def run_as_guest(
 
 
 def _guest_config(home: Home, config: NodeConfig, bootstrap: Sequence[str]) -> NodeConfig:
-    if not bootstrap and not config.network.bootstrap:
+    private = home.private_network()
+    entries = config.network.entries(private=private is not None)
+    if not bootstrap and not entries and not _knows_anybody(home, "" if private is None else private.fingerprint):
         raise ConfigError(
             f"no node runs on {home.path}, and no address is known to enter the network by",
             code="NO_NODE",
-            hint=f"start a node: cocoon-node up{home_option(home)}; or give --bootstrap /ip4/…/tcp/…/p2p/PEER_ID",
+            hint=f"start a node: cocoon-node up{home_option(home)}; or give --bootstrap /ip4/…/tcp/…/p2p/PEER_ID; "
+            "or enter by somebody's invite: cocoon-node join INVITE",
         )
     print_note("no node runs here; joining the network for this one question")
     return config.as_client(bootstrap)
+
+
+def _knows_anybody(home: Home, fingerprint: str) -> bool:
+    """Whether peers of this network were reached from this home before."""
+    from cocoon_p2p.store import open_store
+
+    try:
+        with open_store(home.state_file, read_only=True) as store:
+            return bool(store.known_peers.of_network(fingerprint))
+    except ConfigError:  # of an older schema, which the node itself brings up to date
+        return False
 
 
 async def _offers(home: Home, config: NodeConfig, model: str | None) -> list[dict[str, Any]]:

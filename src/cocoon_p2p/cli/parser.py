@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from cocoon_p2p.cli.parser_network import add_network_commands
 from cocoon_p2p.ids import parse_peer_id
 from cocoon_p2p.limits import AMOUNT_NANOGRAM_MAX, API_LIST_ROWS_MAX, JOB_TIMEOUT_MAX_S
 
@@ -73,6 +74,7 @@ def build_parser() -> Parser:
     _add_models(commands)
     _add_run(commands)
     _add_lists(commands)
+    add_network_commands(commands, _add_config_option)
     _add_demo(commands)
     commands.add("version", "cocoon_p2p.cli.version:run", "show the version of the program and of what it is made of")
     parser.set_defaults(parser=parser)
@@ -94,6 +96,10 @@ class _Commands:
             parser.add_argument("--json", action="store_true", help="print one JSON value on stdout")
         parser.set_defaults(function=function, parser=parser)
         return parser
+
+    def below(self, parser: Parser) -> _Commands:
+        """The actions of a command."""
+        return _Commands(parser.add_subparsers(metavar="ACTION", title="actions"), self._home)
 
 
 def _with_required_command(parser: Parser) -> Parser:
@@ -122,12 +128,16 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bootstrap", metavar="MULTIADDR", action="append", default=[],
                         type=_dial_address,
                         help="enter the network by this node: /ip4/…/tcp/…/p2p/PEER_ID; repeatable")  # fmt: skip
+    _add_config_option(parser)
+
+
+def _add_config_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="configuration to use instead of HOME/node.toml")
 
 
 def _add_models(commands: _Commands) -> None:
     models = commands.add("models", "cocoon_p2p.cli.models:run_list", "the models installed on this machine")
-    actions = _Commands(models.add_subparsers(metavar="ACTION", title="actions"), commands._home)
+    actions = commands.below(models)
     add = actions.add("add", "cocoon_p2p.cli.models:run_add", "install a model, and offer it when the node runs")
     add.add_argument("path", metavar="PATH", help="an .onnx file, or a folder with one (and a tokenizer.json for text)")
     add.add_argument("--name", help="the name it is offered under (default: the file's)")
@@ -161,8 +171,8 @@ def _add_run(commands: _Commands) -> None:
 
 
 def _add_lists(commands: _Commands) -> None:
-    commands.add("status", "cocoon_p2p.cli.show:run_status", "what the running node does")
-    commands.add("peers", "cocoon_p2p.cli.show:run_peers", "whom the running node is connected to")
+    status = commands.add("status", "cocoon_p2p.cli.show:run_status", "what the running node does")
+    status.add_argument("--verbose", action="store_true", help="all counters of what was dropped or refused, too")
     offers = commands.add(
         "offers", "cocoon_p2p.cli.show:run_offers", "who runs which model at which price",
         epilog="Works through the node that runs on this home; without one, give --bootstrap.",

@@ -1,4 +1,4 @@
-"""`cocoon-node status | peers | offers`: what the running node knows at this moment."""
+"""`cocoon-node status | offers`: what the running node knows at this moment."""
 
 from __future__ import annotations
 
@@ -8,16 +8,10 @@ from typing import Any
 from cocoon_p2p.cli.api_client import connect
 from cocoon_p2p.cli.output import Column, print_json, print_note, print_pairs, print_table
 from cocoon_p2p.cli.place import find_home, load_place, running_node
+from cocoon_p2p.cli.reach import counter_pairs, network_pairs, reachability_pairs, refused_pairs
 from cocoon_p2p.cli.serving import serving_pairs
-from cocoon_p2p.cli.words import duration, gram, milliseconds, money_note, short_id, short_peer, size
+from cocoon_p2p.cli.words import duration, gram, money_note, short_id, short_peer, size
 
-PEER_COLUMNS = (
-    Column("PEER"),
-    Column("AGENT", elastic=True),
-    Column("OFFERS", right=True),
-    Column("LATENCY", right=True),
-    Column("ADDRESS", elastic=True),
-)
 OFFER_COLUMNS = (
     Column("MODEL", elastic=True),
     Column("ID"),
@@ -36,21 +30,7 @@ def run_status(options: argparse.Namespace) -> int:
     if options.json:
         print_json(status)
     else:
-        print_pairs(_status_pairs(status))
-    return 0
-
-
-def run_peers(options: argparse.Namespace) -> int:
-    with running_node(find_home(options)) as api:
-        answer = api.get("/v1/peers")
-    if options.json:
-        print_json(answer)
-        return 0
-    peers = answer.get("peers", [])
-    if peers:
-        print_table(PEER_COLUMNS, [_peer_cells(peer) for peer in peers])
-    else:
-        print_note("connected to nobody yet")
+        print_pairs(_status_pairs(status) + (counter_pairs(status) if options.verbose else refused_pairs(status)))
     return 0
 
 
@@ -82,6 +62,7 @@ def _status_pairs(status: dict[str, Any]) -> list[tuple[str, Any]]:
     if status.get("uptime_s") is not None:
         pairs.append(("running for", duration(status["uptime_s"])))
     pairs.append(("peers", status.get("peers")))
+    pairs += network_pairs(status) + reachability_pairs(status)
     pairs += serving_pairs(status)
     jobs = status.get("jobs")
     if isinstance(jobs, dict):
@@ -89,17 +70,6 @@ def _status_pairs(status: dict[str, Any]) -> list[tuple[str, Any]]:
     if status.get("memory_bytes"):
         pairs.append(("memory", size(status["memory_bytes"])))
     return pairs
-
-
-def _peer_cells(peer: dict[str, Any]) -> list[Any]:
-    address = next(iter(peer.get("addresses") or []), "-")
-    return [
-        short_peer(peer.get("peer_id")),
-        peer.get("agent") or "-",
-        peer.get("offers", "-"),
-        milliseconds(peer.get("latency_ms")),
-        str(address).partition("/p2p/")[0],
-    ]
 
 
 def _offer_cells(offer: dict[str, Any]) -> list[Any]:

@@ -15,6 +15,7 @@ import trio
 
 from cocoon_p2p.cli.output import Whole, paint, print_json, print_note, print_pairs
 from cocoon_p2p.cli.place import home_option, load_place, set_up_logging
+from cocoon_p2p.cli.reach import network_pairs
 from cocoon_p2p.cli.serving import serving_pairs
 from cocoon_p2p.cli.version import version_of
 from cocoon_p2p.cli.words import best_address
@@ -36,6 +37,8 @@ def run(options: argparse.Namespace) -> int:
     made = home.init()
     if home.identity_file in made:
         print_note(f"made a new identity in {home.path}")
+    if home.network_file.exists() and config.network.bootstrap and not config.network.private_bootstrap:
+        print_note("in a private network the addresses of private_bootstrap are used, and those of bootstrap are not")
     return trio.run(partial(_up, options, home, config))
 
 
@@ -120,10 +123,12 @@ def ready_pairs(status: dict[str, Any], addresses: list[str], home_part: str) ->
     pairs += [("listening" if i == 0 else "", address) for i, address in enumerate(addresses)]
     if not addresses:
         pairs.append(("listening", "nowhere: this node only dials others"))
+    pairs += network_pairs(status)
     pairs += serving_pairs(status)
     address = best_address(addresses)
     if address is not None:
         pairs.append(("others join", Whole(f"cocoon-node up --bootstrap {address}")))
+        pairs.append(("", Whole(f"or by what `cocoon-node invite{home_part}` shows")))
     pairs.append(("use it", Whole(f"cocoon-node offers{home_part}")))
     pairs.append(("", Whole(f"cocoon-node run MODEL …{home_part}")))
     return pairs

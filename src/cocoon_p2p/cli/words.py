@@ -58,6 +58,12 @@ def age(unix_ms: Any, *, now_s: float | None = None) -> str:
     return duration((time.time() if now_s is None else now_s) - unix_ms / 1000)
 
 
+def short_until(unix_ms: Any, *, now_s: float | None = None) -> str:
+    """How long it is until a moment, rounded up so that "2 h" is what was asked for."""
+    left_s = unix_ms / 1000 - (time.time() if now_s is None else now_s)
+    return duration(left_s + 1.0)
+
+
 def size(count: Any) -> str:
     """ "512 B", "90.4 MB": powers of ten."""
     if count is None:
@@ -68,6 +74,18 @@ def size(count: Any) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} GB"
+
+
+def short_size(count: Any) -> str:
+    """The same in five characters: "512", "34k", "1.2M"."""
+    if count is None:
+        return "-"
+    value = float(count)
+    for unit in ("", "k", "M"):
+        if value < 999.5:
+            return f"{value:.0f}{unit}" if value >= 9.95 or not unit else f"{value:.1f}{unit}"
+        value /= 1000
+    return f"{value:.1f}G" if value < 9.95 else f"{value:.0f}G"
 
 
 def spec(tensor: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ import trio
 
 from cocoon_p2p import limits
 from cocoon_p2p.drivers.alarm import Alarm
-from cocoon_p2p.drivers.bulk import sealed_pieces
+from cocoon_p2p.drivers.bulk import bulk_frame, payload_memory, sealed_pieces
 from cocoon_p2p.drivers.clock import Clock, unix_ms
 from cocoon_p2p.drivers.outbox import Outbox
 from cocoon_p2p.drivers.standing import StandingKeeper
@@ -42,7 +42,16 @@ from cocoon_p2p.sealing.envelope import ChunkOpener, ChunkSealer
 from cocoon_p2p.sealing.signing import IdentityKey
 from cocoon_p2p.settlement.port import ReservationEnd, Settlement
 from cocoon_p2p.store import ReceiptRecord, Store
-from cocoon_p2p.wire.job import JOB_PROTOCOL, Failure, Input, Receipt, ReceiptAck, ReceiptBody, decode_message
+from cocoon_p2p.wire.job import (
+    JOB_PROTOCOL,
+    Cancel,
+    Failure,
+    Input,
+    Receipt,
+    ReceiptAck,
+    ReceiptBody,
+    decode_message,
+)
 
 log = logging.getLogger(__name__)
 
@@ -142,6 +151,14 @@ class _Session:
             raise TransportError(f"the connection to provider {self.peer} ended", outcome_known=True)
         self._attempts[attempt.job.job_id] = attempt
         self._alarm.poke()
+
+    def expect_bulk(self, payload_bytes: int) -> None:
+        """So much input may follow soon."""
+        self._stream.expect_bulk(payload_bytes)
+
+    def doubt_bulk(self) -> bool:
+        """Whether what was received last, and does not open, may have been altered by others than the provider."""
+        return self._stream.doubt_bulk()
 
     def discard(self, attempt: Attempt) -> None:
         self._attempts.pop(attempt.job.job_id, None)
@@ -250,7 +267,7 @@ class _Session:
 
 @dataclass(slots=True)
 class _Output:
-    buffer: bytearray
+    buffer: memoryview
     opener: ChunkOpener
     position: int = 0
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
@@ -276,6 +293,7 @@ class Attempt:
         now = self._ports.clock.now()
         self.marks.asked = now
         self._session.add(self)
+        self._session.expect_bulk(self.job.terms.payload_bytes)
         await self.run_effects(self.job.start(now))
         try:
             await self._quoted.wait()
@@ -285,7 +303,7 @@ class Attempt:
         if self._error is not None:
             raise self._error
 
-    async def run(self, payment: bytes, pieces: Sequence[Bytes]) -> bytearray:
+    async def run(self, payment: bytes, pieces: Sequence[Bytes]) -> memoryview:
         """Carry the job through; the output payload. Raises the error that it ended with."""
         self._pieces = pieces
         self.marks.accepted = self._ports.clock.now()
@@ -306,7 +324,7 @@ class Attempt:
         with trio.CancelScope(shield=True):
             await self.run_effects(self.job.cancel())
 
-    def received_output(self) -> bytearray | None:
+    def received_output(self) -> memoryview | None:
         """All of the output, authenticated, whatever became of the receipt; None when it is not all here."""
         return self._output.buffer if self._output is not None and self.marks.output_complete > 0 else None
 
@@ -333,7 +351,7 @@ class Attempt:
                 self._sealer = sealer
             case BeginOutput(opener, payload_bytes):
                 self.marks.output_head = self._ports.clock.now()
-                self._output = _Output(bytearray(payload_bytes), opener)
+                self._output = _Output(payload_memory(payload_bytes), opener)
             case WriteOutput(ciphertext, final):
                 await self._write_output(ciphertext, final)
             case MarkPaid(receipt, body):
@@ -378,7 +396,7 @@ class Attempt:
                 await self.run_effects(self.job.input_sent(digest.digest()))
                 self.marks.input_sent = self._ports.clock.now()
             try:
-                await self._session.outbox.put_bulk(Input(self.job.job_id, ciphertext, final).encode())
+                await self._session.outbox.put_bulk(bulk_frame(Input(self.job.job_id, ciphertext, final), sealer))
             except TransportError:
                 return  # the reader sees it too, and ends the session
         self._pieces = ()
@@ -387,17 +405,24 @@ class Attempt:
         output = self._output
         assert output is not None
         try:
-            with memoryview(output.buffer) as view, view[output.position :] as rest:
+            with output.buffer[output.position :] as rest:
                 output.position += output.opener.open_into(ciphertext, rest, final)
             if final and output.position != len(output.buffer):
                 raise RemoteProtocolError("the output ended before its announced length", code="ENVELOPE")
         except RemoteProtocolError as error:
-            await self.run_effects(self.job.output_bad(error))
+            await self.run_effects(self._output_bad(error))
             return
         output.digest.update(ciphertext)
         if final:
             self.marks.output_complete = self._ports.clock.now()
             await self.run_effects(self.job.output_complete(output.digest.digest()))
+
+    def _output_bad(self, error: RemoteProtocolError) -> list[ClientEffect]:
+        # SPEC data/1 §6
+        if not self._session.doubt_bulk():
+            return self.job.output_bad(error)
+        altered = TransportError(f"the output was altered on its way ({error})", outcome_known=False, code="ALTERED")
+        return [Send(Cancel(self.job.job_id)), *self.job.lost(altered)]
 
     def _finish(self, error: CocoonError | None) -> None:
         self.marks.finished = self._ports.clock.now()

@@ -14,7 +14,7 @@ import trio
 
 from cocoon_p2p import limits
 from cocoon_p2p.drivers.alarm import Alarm
-from cocoon_p2p.drivers.bulk import sealed_pieces
+from cocoon_p2p.drivers.bulk import bulk_frame, sealed_pieces
 from cocoon_p2p.drivers.clock import Clock, unix_ms
 from cocoon_p2p.drivers.outbox import Outbox
 from cocoon_p2p.drivers.standing import StandingKeeper
@@ -233,7 +233,11 @@ class _Session:
                 hashed = work.input_digest.digest()
                 await self._run(self._machine.input_complete(job_id, hashed, unix_ms=unix_ms(self._ports.clock)))
         except RemoteProtocolError as error:
-            await self._run(self._machine.input_bad(job_id, error))
+            effects = self._machine.input_bad(job_id, error)
+            # SPEC data/1 §6
+            if self._stream.doubt_bulk():
+                effects = [effect for effect in effects if not isinstance(effect, Penalise)]
+            await self._run(effects)
 
     async def _execute(self, job_id: JobId, model_id: ModelId, items_max: int) -> None:
         work = self._work.get(job_id)
@@ -263,10 +267,11 @@ class _Session:
         result = self._work[job_id].result
         assert result is not None
         digest = hashlib.sha256()
+        self._stream.expect_bulk(len(result.payload))
         try:
             for ciphertext, final in sealed_pieces([result.payload], len(result.payload), sealer):
                 digest.update(ciphertext)
-                await self._outbox.put_bulk(Output(job_id, ciphertext, final).encode())
+                await self._outbox.put_bulk(bulk_frame(Output(job_id, ciphertext, final), sealer))
         except TransportError:
             return  # the reader sees it too, and ends the session
         await self._run(

@@ -1,9 +1,9 @@
-"""Entering the network by the configured addresses, and coming back to them when everybody is gone."""
+"""Entering the network: by the configured addresses, by peers that were reached before, and again when everybody is gone."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import trio
 
@@ -18,33 +18,36 @@ REDIAL_MAX_S = 60.0
 
 
 class Joiner:
-    """`join` once at the start, then `run` in a task, which goes on trying when nobody answered."""
+    """`join` once at the start, then `run` in a task, which goes on trying when nobody answered. `known` gives a few other
+    peers to try, others each time."""
 
-    def __init__(self, network: Network, bootstrap: Sequence[PeerAddresses]) -> None:
+    def __init__(
+        self,
+        network: Network,
+        bootstrap: Sequence[PeerAddresses],
+        known: Callable[[], Sequence[PeerAddresses]] = tuple,
+    ) -> None:
         self._network = network
         self._bootstrap = tuple(bootstrap)
+        self._known = known
+        self._waits_for_bootstrap = False
+
+    @property
+    def has_bootstrap(self) -> bool:
+        return bool(self._bootstrap)
+
+    def add(self, peer: PeerAddresses) -> None:
+        """One more to come back to, from now on."""
+        others = (each for each in self._bootstrap if each.peer != peer.peer)
+        self._bootstrap = (*others, peer)
 
     async def join(self) -> None:
         """Connect to all bootstrap peers at the same time; done with the first. Raises TransportError when none answers."""
         if not self._bootstrap:
             return
-        failures: list[str] = []
-        joined = False
-        async with trio.open_nursery() as nursery:
-
-            async def one(peer: PeerAddresses) -> None:
-                nonlocal joined
-                try:
-                    await self._network.connect(peer.peer, peer.addresses)
-                except (TransportError, RemoteProtocolError) as error:
-                    failures.append(error.message)
-                else:
-                    joined = True
-                    nursery.cancel_scope.cancel()
-
-            for peer in self._bootstrap:
-                nursery.start_soon(one, peer)
-        if not joined:
+        failures = await self._first_of(self._bootstrap)
+        self._waits_for_bootstrap = failures is not None
+        if failures is not None:
             raise TransportError(
                 f"no bootstrap node could be reached: {'; '.join(failures)}",
                 outcome_known=True,
@@ -52,11 +55,16 @@ class Joiner:
                 hint="is it running, and is the address right? `cocoon-node status` on that machine shows its addresses",
             )
 
+    async def join_by_known(self) -> bool:
+        """Connect to one of a few peers that were reached before; whether one answered."""
+        known = self._known()
+        return bool(known) and await self._first_of(known) is None
+
     async def run(self) -> None:
-        """Whenever the last connection is lost, dial the bootstrap peers until one answers."""
-        if not self._bootstrap:
-            return
+        """Dial a few known peers beside the bootstrap list, and whenever the last connection is lost, or no bootstrap peer
+        has answered yet, dial again until one does."""
         async with self._network.events() as events:
+            await self._dial_all(self._known())
             await self._rejoin()
             await self._watch(events)
 
@@ -67,10 +75,50 @@ class Joiner:
 
     async def _rejoin(self) -> None:
         wait_s = REDIAL_MIN_S
-        while not self._network.peers():
-            try:
-                await self.join()
-            except TransportError as error:
-                log.info("%s; trying again in %.0f s", error, wait_s)
-                await trio.sleep(wait_s)
-                wait_s = min(2 * wait_s, REDIAL_MAX_S)
+        while (self._waits_for_bootstrap or not self._network.peers()) and not await self._enter():
+            await trio.sleep(wait_s)
+            wait_s = min(2 * wait_s, REDIAL_MAX_S)
+
+    async def _enter(self) -> bool:
+        """Whether there is nothing left to try: we are in, by a bootstrap peer where some are configured, or know nobody."""
+        try:
+            await self.join()
+        except TransportError as error:
+            entered = bool(self._network.peers()) or await self.join_by_known()
+            log.info("%s; %s", error, "in by others meanwhile" if entered else "trying again")
+            return False
+        if self._bootstrap or self._network.peers():
+            return True
+        return await self.join_by_known() or not self._known()
+
+    async def _first_of(self, peers: Sequence[PeerAddresses]) -> list[str] | None:
+        """None as soon as one is connected; else why each is not."""
+        failures: list[str] = []
+        connected = False
+        async with trio.open_nursery() as nursery:
+
+            async def one(peer: PeerAddresses) -> None:
+                nonlocal connected
+                failure = await self._dial(peer)
+                if failure is None:
+                    connected = True
+                    nursery.cancel_scope.cancel()
+                else:
+                    failures.append(failure)
+
+            for peer in peers:
+                nursery.start_soon(one, peer)
+        return None if connected else failures
+
+    async def _dial_all(self, peers: Sequence[PeerAddresses]) -> None:
+        async with trio.open_nursery() as nursery:
+            for peer in peers:
+                nursery.start_soon(self._dial, peer)
+
+    async def _dial(self, peer: PeerAddresses) -> str | None:
+        """Why it failed."""
+        try:
+            await self._network.connect(peer.peer, peer.addresses)
+        except (TransportError, RemoteProtocolError) as error:
+            return error.message
+        return None

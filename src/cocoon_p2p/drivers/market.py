@@ -20,6 +20,7 @@ from cocoon_p2p.drivers.standing import StandingKeeper
 from cocoon_p2p.errors import EndOfStream, RemoteProtocolError, TransportError
 from cocoon_p2p.ids import ModelId, PeerId, is_model_id
 from cocoon_p2p.net.port import Network, PeerAddresses, Stream
+from cocoon_p2p.policy.clock_comparison import ClockComparison
 from cocoon_p2p.policy.reputation import Fault, fault_of_code
 from cocoon_p2p.proto.job_effects import Penalise
 from cocoon_p2p.proto.market import (
@@ -37,6 +38,7 @@ from cocoon_p2p.wire.capacity import (
     ANY_MODEL_CONTENT_ID,
     CAPACITY_PROTOCOL,
     CAPACITY_TOPIC,
+    Announcement,
     CapacityMessage,
     GetCapacity,
     GetManifest,
@@ -95,6 +97,8 @@ class MarketDriver:
         self._provided: dict[bytes, float] = {}
         self._asked: OrderedDict[bytes, float] = OrderedDict()
         self._nursery: trio.Nursery | None = None
+        self.clocks = ClockComparison()
+        """How others' clocks compare with ours."""
         clock = ports.clock
         self._expiry = Alarm(book.next_deadline, self._on_expiry, clock.unix)
         self._announcing = Alarm(announcer.next_deadline, self._on_announce, clock.unix)
@@ -185,6 +189,8 @@ class MarketDriver:
         """Gossip's validator: only a peer's own, valid, current announcement is taken and passed on."""
         try:
             announcement = verify_announcement(data).announcement
+            if announcement.peer_id == author:
+                self._compare_clocks(announcement)
             announcement.require_current(unix_ms(self._ports.clock))
         except RemoteProtocolError as error:
             log.info("peer %s gossiped a bad announcement: %s", author, error)
@@ -192,6 +198,17 @@ class MarketDriver:
                 self._ports.standing.penalise(author, Fault.FORGED_ANNOUNCEMENT)
             return False
         return announcement.peer_id == author
+
+    def _compare_clocks(self, announcement: Announcement) -> None:
+        """An announcement that has just been made, and is from the future or long over by our clock. Nobody is to blame: a
+        warning says whose clocks differ."""
+        offset_s = announcement.issued_at_ms / 1000 - self._ports.clock.unix()
+        if -limits.ANNOUNCEMENT_LIFETIME_S <= offset_s <= limits.ANNOUNCEMENT_CLOCK_SKEW_S:
+            self.clocks.agrees(announcement.peer_id)
+            return
+        warning = self.clocks.differs(announcement.peer_id, offset_s)
+        if warning is not None:
+            log.warning("%s", warning)
 
     def _apply(self, effects: Sequence[BookEffect]) -> None:
         for effect in effects:
@@ -347,6 +364,7 @@ class MarketDriver:
                 return
             else:
                 if isinstance(answer, SignedAnnouncement) and answer.announcement.peer_id == peer.peer:
+                    self._compare_clocks(answer.announcement)
                     self._take(answer.encode())
                 return
 

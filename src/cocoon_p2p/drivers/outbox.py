@@ -13,7 +13,7 @@ import trio
 
 from cocoon_p2p.errors import TransportError
 from cocoon_p2p.limits import FRAME_BYTES_MAX, MIB
-from cocoon_p2p.net.port import Bytes, Stream
+from cocoon_p2p.net.port import BulkFrame, Bytes, Stream
 
 SHORT_MESSAGES_MAX = 1024
 """JOBS_PER_PEER_MAX jobs with every short message that they can cause, several times over."""
@@ -27,7 +27,7 @@ class Outbox:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._short: deque[Bytes] = deque()
-        self._bulk: deque[Bytes] = deque()
+        self._bulk: deque[Bytes | BulkFrame] = deque()
         self._bulk_bytes = 0
         self._wake = trio.Event()
         self._room = trio.Event()
@@ -44,14 +44,14 @@ class Outbox:
         self._short.append(frame)
         self._notify()
 
-    async def put_bulk(self, *frames: Bytes) -> None:
+    async def put_bulk(self, *frames: Bytes | BulkFrame) -> None:
         """Frames that must keep their order; waits for room. They are the queue's from here on: not to be changed."""
         while self._bulk_bytes >= BULK_BYTES_MAX and self._broken is None:
             await self._room.wait()
         self._check()
         for frame in frames:
             self._bulk.append(frame)
-            self._bulk_bytes += len(frame)
+            self._bulk_bytes += _size(frame)
         self._notify()
 
     async def flushed(self) -> None:
@@ -73,14 +73,14 @@ class Outbox:
         except TransportError as error:
             self._break(error)
 
-    def _take(self) -> list[Bytes]:
-        frames = list(self._short)
+    def _take(self) -> list[Bytes | BulkFrame]:
+        frames: list[Bytes | BulkFrame] = list(self._short)
         self._short.clear()
-        size = sum(map(len, frames))
-        while self._bulk and (not frames or size + len(self._bulk[0]) <= FRAME_BYTES_MAX):
+        size = sum(map(_size, frames))
+        while self._bulk and (not frames or size + _size(self._bulk[0]) <= FRAME_BYTES_MAX):
             frame = self._bulk.popleft()
-            self._bulk_bytes -= len(frame)
-            size += len(frame)
+            self._bulk_bytes -= _size(frame)
+            size += _size(frame)
             frames.append(frame)
         return frames
 
@@ -97,3 +97,7 @@ class Outbox:
     def _check(self) -> None:
         if self._broken is not None:
             raise TransportError(self._broken.message, outcome_known=self._broken.outcome_known)
+
+
+def _size(frame: Bytes | BulkFrame) -> int:
+    return frame.size if isinstance(frame, BulkFrame) else len(frame)

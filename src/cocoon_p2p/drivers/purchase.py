@@ -263,7 +263,7 @@ class Buyer:
         self._insert_record(attempt, name)
         error: CocoonError | None = None
         try:
-            output: bytearray | None = await attempt.run(payment, encode_payload(progress.order.payload))
+            output: memoryview | None = await attempt.run(payment, encode_payload(progress.order.payload))
         except CocoonError as caught:
             error = caught
             output = attempt.received_output()

@@ -1,4 +1,4 @@
-"""Standing of peers: faults are counted, kept across restarts, and end in a ban."""
+"""Standing of peers: faults are counted, kept across restarts, slow a peer down, and end in a ban."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import logging
 
 from cocoon_p2p.drivers.clock import Clock, unix_ms
 from cocoon_p2p.ids import PeerId
-from cocoon_p2p.net.port import Network
-from cocoon_p2p.policy.reputation import Fault, Standing, after_fault
+from cocoon_p2p.limits import BAN_MAX_S
+from cocoon_p2p.net.port import Network, PeerConnected, PeerDisconnected
+from cocoon_p2p.policy.reputation import FAULT_OF_MISBEHAVIOUR, Fault, Standing, after_fault
 from cocoon_p2p.store import Store
 
 log = logging.getLogger(__name__)
 
 
 class StandingKeeper:
-    """Applies `policy.reputation` to what the machines report."""
+    """Applies `policy.reputation` to what the machines and the network report."""
 
     def __init__(self, network: Network, store: Store, clock: Clock) -> None:
         self._network = network
@@ -27,6 +28,10 @@ class StandingKeeper:
             return Standing()
         return Standing(record.standing, record.standing_at_ms, record.banned_until_ms)
 
+    def percent(self, peer: PeerId) -> float:
+        """0 (banned) to 100 (nothing is known against it)."""
+        return self.of(peer).percent(unix_ms(self._clock))
+
     def is_banned(self, peer: PeerId) -> bool:
         return self.of(peer).is_banned(unix_ms(self._clock))
 
@@ -34,16 +39,53 @@ class StandingKeeper:
         """One more fault; at the threshold the peer is cut off and refused for a while."""
         now_ms = unix_ms(self._clock)
         standing = after_fault(self.of(peer), fault, now_ms)
-        self._store.peers.set_standing(
-            peer, standing.penalty, at_ms=standing.at_ms, banned_until_ms=standing.banned_until_ms
-        )
+        self._keep(peer, standing)
         log.info("peer %s: %s; its penalty is now %.0f", peer, fault.value, standing.penalty)
         if standing.is_banned(now_ms):
             log.warning("peer %s is refused until its ban ends", peer)
             self._network.ban(peer, (standing.banned_until_ms - now_ms) / 1000)
+        self._slow(peer, standing, now_ms)
+
+    def ban(self, peer: PeerId, duration_s: float) -> int:
+        """By hand: cut the peer off and refuse it for so long, at most limits.BAN_MAX_S, restarts or not. When that ends, in
+        Unix milliseconds."""
+        now_ms = unix_ms(self._clock)
+        duration_s = min(max(duration_s, 0.0), BAN_MAX_S)
+        before = self.of(peer)
+        until_ms = now_ms + round(duration_s * 1000)
+        self._keep(peer, Standing(before.penalty, before.at_ms, until_ms))
+        self._network.ban(peer, duration_s)
+        return until_ms
+
+    def unban(self, peer: PeerId) -> None:
+        """By hand: end a ban, whatever it was for, and forget the faults; else the next small one would bring it back."""
+        self._keep(peer, Standing(at_ms=unix_ms(self._clock)))
+        self._network.unban(peer)
+        self._network.slow(peer, 1.0, 0.0)
 
     def restore(self) -> None:
         """At start: bans that are not over yet."""
         now_ms = unix_ms(self._clock)
         for record in self._store.peers.banned(now_ms=now_ms):
             self._network.ban(record.peer_id, (record.banned_until_ms - now_ms) / 1000)
+
+    async def watch(self) -> None:
+        """Hear what the network reports of peers, and slow those that come back with a bad standing. Runs as long as the
+        node."""
+        async with self._network.events() as events:
+            async for event in events:
+                if isinstance(event, PeerConnected):
+                    self._slow(event.peer, self.of(event.peer), unix_ms(self._clock))
+                elif not isinstance(event, PeerDisconnected):
+                    self.penalise(event.peer, FAULT_OF_MISBEHAVIOUR[event.kind])
+
+    def _slow(self, peer: PeerId, standing: Standing, now_ms: int) -> None:
+        """As slow as it deserves now until its faults have faded; one more, or a new connection, sets the pace anew."""
+        share, duration_s = standing.pace(now_ms)
+        if share < 1.0:
+            self._network.slow(peer, share, duration_s)
+
+    def _keep(self, peer: PeerId, standing: Standing) -> None:
+        self._store.peers.set_standing(
+            peer, standing.penalty, at_ms=standing.at_ms, banned_until_ms=standing.banned_until_ms
+        )

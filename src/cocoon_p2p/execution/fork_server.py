@@ -12,6 +12,7 @@ import select
 import signal
 import socket
 import sys
+from contextlib import suppress
 
 from cocoon_p2p.execution.environment import ENVIRONMENT
 from cocoon_p2p.execution.pipe import BlockingPipe, Tag
@@ -51,7 +52,7 @@ def serve(node: BlockingPipe) -> tuple[socket.socket, socket.socket] | None:
                 for own in sockets:
                     own.close()
                 workers.add(pid)
-                node.send([Tag.FORKED, message[1], pid])
+                _tell(node, [Tag.FORKED, message[1], pid])
 
 
 def _received(node: BlockingPipe) -> list[list[object] | None]:
@@ -70,10 +71,12 @@ def _reap(node: BlockingPipe, workers: set[int]) -> None:
         if pid == 0:
             return
         workers.discard(pid)
-        try:
-            node.send([Tag.ENDED, pid, os.waitstatus_to_exitcode(status)])
-        except OSError:
-            return  # the node is gone; the next read says so
+        _tell(node, [Tag.ENDED, pid, os.waitstatus_to_exitcode(status)])
+
+
+def _tell(node: BlockingPipe, message: list[object]) -> None:
+    with suppress(OSError):  # the node is gone; the next read says so
+        node.send(message)
 
 
 def _end(workers: set[int]) -> None:

@@ -3,7 +3,8 @@
 HTTP/1.1 on the Unix socket <home>/api.sock (mode 0600 in a folder of mode 0700). JSON in and out, but for /v1/run, whose
 bodies are those of gateway/frames.py::
 
-    GET  /v1/status  /v1/peers  /v1/offers?model=  /v1/jobs?limit=  /v1/receipts?limit=  /v1/wallet  /v1/models
+    GET  /v1/status  /v1/offers?model=  /v1/jobs?limit=  /v1/receipts?limit=  /v1/wallet  /v1/models
+    and of the network: gateway/peers_api.py
     POST /v1/run                {"model", "tier", "max_price", "provider", "timeout_s"} and a payload
     POST /v1/models             {"path", "name", "price_base", "price_per_item"}
     POST /v1/shutdown           ends the node
@@ -14,7 +15,6 @@ An error is {"error": {"code", "message", "hint", "retryable"}} with a status of
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import socket
@@ -33,12 +33,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from cocoon_p2p.errors import CocoonError, ConfigError
-from cocoon_p2p.gateway.bodies import read_body
 from cocoon_p2p.gateway.errors_json import error_to_json, status_of
 from cocoon_p2p.gateway.fields import integer, known_keys, text
-from cocoon_p2p.gateway.frames import decode_json
+from cocoon_p2p.gateway.json_http import json_response, read_json
+from cocoon_p2p.gateway.peers_api import peer_routes
 from cocoon_p2p.gateway.run_job import RunEndpoint
-from cocoon_p2p.limits import AMOUNT_NANOGRAM_MAX, API_HEAD_BYTES_MAX, API_LIST_ROWS_MAX, NAME_CHARS_MAX
+from cocoon_p2p.limits import AMOUNT_NANOGRAM_MAX, API_LIST_ROWS_MAX, NAME_CHARS_MAX
 
 if TYPE_CHECKING:
     from cocoon_p2p.node import Node
@@ -106,7 +106,6 @@ def build_app(node: Node, stop: trio.Event) -> Starlette:
     endpoints = _Endpoints(node, stop)
     routes = [
         Route("/v1/status", endpoints.status),
-        Route("/v1/peers", endpoints.peers),
         Route("/v1/offers", endpoints.offers),
         Route("/v1/jobs", endpoints.jobs),
         Route("/v1/receipts", endpoints.receipts),
@@ -115,6 +114,7 @@ def build_app(node: Node, stop: trio.Event) -> Starlette:
         Route("/v1/models", endpoints.add_model, methods=["POST"]),
         Route("/v1/shutdown", endpoints.shutdown, methods=["POST"]),
         Route("/v1/run", RunEndpoint(node), methods=["POST"]),
+        *peer_routes(node),
     ]
     handlers: dict[Any, Any] = {CocoonError: _cocoon_error, HTTPException: _http_error, 500: _bug}
     return Starlette(routes=routes, exception_handlers=handlers)
@@ -128,28 +128,25 @@ class _Endpoints:
         self._stop = stop
 
     async def status(self, request: Request) -> Response:
-        return _json(self._node.status())
-
-    async def peers(self, request: Request) -> Response:
-        return _json({"peers": self._node.peers()})
+        return json_response(self._node.status())
 
     async def offers(self, request: Request) -> Response:
-        return _json({"offers": await self._node.offers(request.query_params.get("model"))})
+        return json_response({"offers": await self._node.offers(request.query_params.get("model"))})
 
     async def jobs(self, request: Request) -> Response:
-        return _json({"jobs": self._node.jobs(_limit(request))})
+        return json_response({"jobs": self._node.jobs(_limit(request))})
 
     async def receipts(self, request: Request) -> Response:
-        return _json({"receipts": self._node.receipts(_limit(request))})
+        return json_response({"receipts": self._node.receipts(_limit(request))})
 
     async def wallet(self, request: Request) -> Response:
-        return _json(await self._node.wallet())
+        return json_response(await self._node.wallet())
 
     async def models(self, request: Request) -> Response:
-        return _json({"models": self._node.models()})
+        return json_response({"models": self._node.models()})
 
     async def add_model(self, request: Request) -> Response:
-        wanted = decode_json(bytes(await read_body(request.receive, request.headers, API_HEAD_BYTES_MAX)))
+        wanted = await read_json(request)
         known_keys(wanted, ("path", "name", "price_base", "price_per_item"))
         path = text(wanted, "path", chars_max=4096)
         if not path or not os.path.isabs(path):
@@ -160,11 +157,11 @@ class _Endpoints:
             price_base=integer(wanted, "price_base", high=AMOUNT_NANOGRAM_MAX),
             price_per_item=integer(wanted, "price_per_item", high=AMOUNT_NANOGRAM_MAX),
         )
-        return _json(added)
+        return json_response(added)
 
     async def shutdown(self, request: Request) -> Response:
         self._stop.set()
-        return _json({"stopping": True})
+        return json_response({"stopping": True})
 
 
 def _limit(request: Request) -> int:
@@ -176,21 +173,16 @@ def _limit(request: Request) -> int:
     return int(given)
 
 
-def _json(value: Any, status: int = 200) -> Response:
-    content = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return Response(content, status, media_type="application/json")
-
-
 async def _cocoon_error(request: Request, error: CocoonError) -> Response:
-    return _json(error_to_json(error), status_of(error))
+    return json_response(error_to_json(error), status_of(error))
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:
     what = {404: "there is no such address here", 405: "this address takes another method"}
     message = f"{request.method} {request.url.path}: {what.get(error.status_code, error.detail)}"
-    return _json(error_to_json(CocoonError(message, code="HTTP")), error.status_code)
+    return json_response(error_to_json(CocoonError(message, code="HTTP")), error.status_code)
 
 
 async def _bug(request: Request, error: Exception) -> Response:
     """Starlette raises the error again after this answer, so that it is logged with its traceback."""
-    return _json(error_to_json(CocoonError("a bug in the node; its log has the details", code="INTERNAL")), 500)
+    return json_response(error_to_json(CocoonError("a bug in the node; its log has the details", code="INTERNAL")), 500)

@@ -14,6 +14,7 @@ import ipaddress
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 from cocoon_p2p.ids import PEER_ID_BYTES, PeerId, parse_peer_id, peer_id_from_bytes, peer_id_to_bytes
@@ -70,6 +71,7 @@ class Address:
         return replace(self, peer=None, relay=None)
 
 
+@lru_cache(maxsize=4096)  # the DHT says the same addresses over and over
 def parse_address(text: str) -> Address:
     """Raises ValueError for anything but
     /ip4|ip6|dns|dns4|dns6/<host>/tcp/<port>[/ws][/p2p/<relay>/p2p-circuit][/p2p/<peer id>]."""
@@ -95,6 +97,7 @@ def parse_address(text: str) -> Address:
     return Address(kind, _checked_host(kind, parts[2]), port, peer, websocket, relay)
 
 
+@lru_cache(maxsize=4096)
 def address_to_bytes(address: Address) -> bytes:
     """The binary multiaddr, without the peer's own /p2p/."""
     if address.kind in ("ip4", "ip6"):
@@ -110,6 +113,7 @@ def address_to_bytes(address: Address) -> bytes:
     return raw
 
 
+@lru_cache(maxsize=4096)
 def address_from_bytes(raw: bytes) -> Address | None:
     """None for anything that this network does not dial, or that is no multiaddr. A /p2p/ at the end is left out."""
     kind = _KINDS.get(raw[0]) if raw else None
@@ -127,12 +131,17 @@ def address_from_bytes(raw: bytes) -> Address | None:
     rest = rest[len(_WS) :] if websocket else rest
     try:
         relay = _leading_relay(rest)
-        if relay is None and rest and not rest.startswith(_P2P):
+        if relay is None and rest and not _is_peer(rest):
             return None
         name = str(ipaddress.ip_address(host)) if kind in ("ip4", "ip6") else host.decode("ascii")
         return Address(kind, _checked_host(kind, name), int.from_bytes(raw[end + 1 : end + 3]), None, websocket, relay)
     except ValueError:
         return None
+
+
+def _is_peer(rest: bytes) -> bool:
+    """Whether this is /p2p/<peer> and nothing behind it: a relay of another key type is followed by /p2p-circuit."""
+    return rest.startswith(_P2P) and rest[len(_P2P) : len(_P2P) + 1] == bytes([(len(rest) - len(_P2P) - 1) & 0xFF])
 
 
 def _leading_relay(rest: bytes) -> PeerId | None:

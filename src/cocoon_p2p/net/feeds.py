@@ -20,12 +20,13 @@ class Subscription(Generic[Item]):
         self._arrived = trio.Event()
         self.dropped = 0
 
-    def put(self, item: Item) -> None:
-        """Never waits; the oldest item is dropped when the queue is full."""
-        if len(self._items) == self._items.maxlen:
-            self.dropped += 1
+    def put(self, item: Item) -> bool:
+        """Never waits; the oldest item is dropped when the queue is full, and then it returns False."""
+        full = len(self._items) == self._items.maxlen
+        self.dropped += full
         self._items.append(item)
         self._arrived.set()
+        return not full
 
     def __aiter__(self) -> Subscription[Item]:
         return self
@@ -54,9 +55,9 @@ class Feed(Generic[Item]):
         finally:
             self._subscriptions.remove(subscription)
 
-    def publish(self, item: Item) -> None:
-        for subscription in self._subscriptions:
-            subscription.put(item)
+    def publish(self, item: Item) -> int:
+        """How many items of slow subscribers were dropped for it."""
+        return sum(not subscription.put(item) for subscription in self._subscriptions)
 
     def __len__(self) -> int:
         return len(self._subscriptions)

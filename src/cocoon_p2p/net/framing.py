@@ -4,40 +4,45 @@
     │ length u32 │ length bytes│ │ length u32 │ length bytes│  …  │     0      │
     └────────────┴─────────────┘ └────────────┴─────────────┘     └────────────┘
 
-libp2p's streams end alike whether the peer closed them or died (libp2p_cures.py), so the end is told by a frame of our
-own: without it, what came is truncated and the receiver gets an error.
+libp2p's streams end alike whether the peer closed them or died, so the end is told by a frame of our own: without it,
+what came is truncated and the receiver gets an error. A frame whose length has its highest bit set is external: its body
+comes by data socket (external_frames.py).
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import trio
 
 from cocoon_p2p.errors import EndOfStream, LocalProtocolError, RemoteProtocolError, TransportError
 from cocoon_p2p.ids import PeerId
-from cocoon_p2p.limits import FRAME_BYTES_MAX, STREAM_OPEN_TIMEOUT_S
-from cocoon_p2p.net.port import Bytes
+from cocoon_p2p.limits import EXTERNAL_BODY_BYTES_MIN, EXTERNAL_INLINE_BYTES_MAX, FRAME_BYTES_MAX, STREAM_OPEN_TIMEOUT_S
+from cocoon_p2p.net.external_frames import DataLane, Outlet
+from cocoon_p2p.net.frame_reader import LENGTH, ByteSource, FrameReader
+from cocoon_p2p.net.port import BulkFrame, Bytes
 
-_LENGTH = struct.Struct("!I")
-LENGTH_BYTES = _LENGTH.size
-END_FRAME = _LENGTH.pack(0)
-_READ_BYTES = 256 * 1024
-"""Asked for at once: many small frames then cost one read. A quarter of the largest frame bounds what is held beyond it."""
-_WRITE_BYTES = 256 * 1024
-"""Small frames of one send are joined up to this size; a larger one goes out with its length and is copied once."""
+LENGTH_BYTES = LENGTH.size
+END_FRAME = LENGTH.pack(0)
+_JOINED_BYTES_MAX = 256 * 1024
+"""Short frames of one send are joined up to this size into one write."""
+_COPIED_BYTES_MAX = 16 * 1024
+"""A longer frame is written beside its length instead of being joined to it: 16 KiB are copied in 0.5 µs, and a piece
+more costs the stream about as much."""
 
 
-class ByteStream(Protocol):
+class ByteStream(ByteSource, Protocol):
     """What frames travel on. Every failure is a TransportError."""
 
-    async def write(self, data: bytes) -> None:
-        """All of `data`, in order; waits while the peer's window is full."""
+    async def write(self, *parts: Bytes) -> None:
+        """All bytes of all parts, in order; waits while the peer's window is full. The parts are not used afterwards."""
 
     async def read(self, bytes_max: int) -> bytes:
         """1 to `bytes_max` bytes; b"" at the end of the stream, however it came about. Cancelling it loses nothing."""
+
+    async def read_into(self, buffer: memoryview) -> int:
+        """The same into `buffer`: how many, 0 at the end."""
 
     async def close(self) -> None:
         """Nothing more will be written; what the peer still sends is discarded. Idempotent, raises nothing."""
@@ -46,40 +51,27 @@ class ByteStream(Protocol):
         """Abort both directions. Idempotent, raises nothing."""
 
 
-def encode_frames(frames: Sequence[Bytes]) -> Iterator[bytes]:
-    """The bytes of several frames in pieces that are worth a write each. Raises LocalProtocolError before the first."""
-    for frame in frames:
-        if not 0 < len(frame) <= FRAME_BYTES_MAX:
-            raise LocalProtocolError(f"a frame has 1 to {FRAME_BYTES_MAX} bytes, not {len(frame)}", code="FRAME")
-    return _join(frames)
-
-
-def _join(frames: Iterable[Bytes]) -> Iterator[bytes]:
-    parts: list[Bytes] = []
-    size = 0
-    for frame in frames:
-        if size and size + LENGTH_BYTES + len(frame) > _WRITE_BYTES:
-            yield b"".join(parts)
-            parts, size = [], 0
-        parts += (_LENGTH.pack(len(frame)), frame)
-        size += LENGTH_BYTES + len(frame)
-    if parts:
-        yield b"".join(parts)
-
-
 class FramedStream:
-    """The port's `Stream` on any ByteStream. `on_done` is called once, when the stream is closed or reset by us."""
+    """The port's `Stream` on any ByteStream. `on_done` is called once, when the stream is closed or reset by us. `lane`
+    gives it data sockets; without one every frame goes and comes on the stream."""
 
     def __init__(
-        self, peer: PeerId, protocol: str, raw: ByteStream, *, on_done: Callable[[], None] | None = None
+        self,
+        peer: PeerId,
+        protocol: str,
+        raw: ByteStream,
+        *,
+        on_done: Callable[[], None] | None = None,
+        lane: DataLane | None = None,
     ) -> None:
         self._peer = peer
         self._protocol = protocol
         self._raw = raw
         self._on_done = on_done
+        self._lane = lane
+        self._reader = FrameReader(raw, lane)
         self._send_lock = trio.Lock()  # fair: whoever waits longest sends next
         self._receive_lock = trio.Lock()
-        self._buffer = bytearray()
         self._peer_ended = False
         self._closed = False
         self._broken: str | None = None
@@ -95,34 +87,44 @@ class FramedStream:
     def protocol(self) -> str:
         return self._protocol
 
-    async def send(self, *frames: Bytes) -> None:
-        pieces = encode_frames(frames)
-        async with self._send_lock:
+    async def send(self, *frames: Bytes | BulkFrame) -> None:
+        _check_frames(frames)
+        await _acquire(self._send_lock)
+        try:
             self._check_open("send")
-            await self._write_whole(pieces)
+            whole = False
+            try:
+                await self._write_frames(frames)
+                whole = True
+            finally:
+                if not whole:  # half a frame on the wire can't be taken back
+                    await self._break_off("a send failed or was cancelled")
+        finally:
+            self._send_lock.release()
 
-    async def receive(self) -> bytes:
-        async with self._receive_lock:
+    def expect_bulk(self, payload_bytes: int) -> None:
+        if self._lane is not None and self._broken is None and not self._closed:
+            self._lane.expect(payload_bytes)
+
+    async def receive(self) -> Bytes:
+        await _acquire(self._receive_lock)
+        try:
             if self._peer_ended:
                 raise EndOfStream()
             self._check_open("receive")
-            await self._fill(LENGTH_BYTES)
-            (length,) = _LENGTH.unpack_from(self._buffer)
-            if length == 0:
+            frame = await self._next_frame()
+            if frame is None:
                 self._peer_ended = True
                 raise EndOfStream()
-            if length > FRAME_BYTES_MAX:
-                await self.reset()
-                raise RemoteProtocolError(
-                    f"{self._peer} announced a frame of {length} bytes; at most {FRAME_BYTES_MAX} are allowed",
-                    code="FRAME_TOO_LONG",
-                )
-            end = LENGTH_BYTES + length
-            await self._fill(end)
-            with memoryview(self._buffer) as view:
-                frame = bytes(view[LENGTH_BYTES:end])
-            del self._buffer[:end]
             return frame
+        finally:
+            self._receive_lock.release()
+
+    def doubt_bulk(self) -> bool:
+        if self._lane is None or not self._reader.last_was_external:
+            return False
+        self._lane.doubt()
+        return True
 
     async def aclose(self) -> None:
         if self._closed or self._broken is not None:
@@ -133,9 +135,11 @@ class FramedStream:
             with trio.move_on_after(STREAM_OPEN_TIMEOUT_S) as scope:
                 async with self._send_lock:
                     if not self._closed:
-                        await self._write_whole([END_FRAME])
+                        await self._raw.write(END_FRAME)
                         self._closed = True
                         await self._shielded(self._raw.close)
+                        if self._lane is not None:
+                            self._lane.release(peer_ended=self._peer_ended)
             if scope.cancelled_caught:
                 await self.reset()
         except TransportError:
@@ -148,30 +152,60 @@ class FramedStream:
 
     async def reset(self) -> None:
         if self._broken is None:
-            self._break("reset by us")
-            if not self._closed:
-                await self._shielded(self._raw.reset)
+            if self._closed:
+                self._break("reset by us")
+            else:
+                await self._break_off("reset by us")
         self._done()
 
-    async def _write_whole(self, pieces: Iterable[bytes]) -> None:
-        """Write or break: half a frame on the wire can't be taken back, so whatever stops us ends the stream."""
-        whole = False
-        try:
-            for piece in pieces:
-                await self._raw.write(piece)
-            whole = True
-        finally:
-            if not whole:
-                self._break("a send failed or was cancelled")
-                await self._shielded(self._raw.reset)
+    # --- sending -----------------------------------------------------------------------------------------------------
 
-    async def _fill(self, size: int) -> None:
-        while len(self._buffer) < size:
-            piece = await self._raw.read(max(size - len(self._buffer), _READ_BYTES))
-            if not piece:
-                self._break("it was cut off")
-                raise TransportError(f"{self!r} was cut off", outcome_known=False, code="CUT_OFF")
-            self._buffer += piece
+    async def _write_frames(self, frames: Sequence[Bytes | BulkFrame]) -> None:
+        """Short frames joined; of a long one the body as it is; of an external one the body on a data socket."""
+        joined: list[Bytes] = []
+        size = 0
+        for frame in frames:
+            if not isinstance(frame, BulkFrame):
+                joined.append(LENGTH.pack(len(frame)))
+                if len(frame) <= _COPIED_BYTES_MAX:
+                    joined.append(frame)
+                    size += LENGTH_BYTES + len(frame)
+                    if size < _JOINED_BYTES_MAX:
+                        continue
+                    await self._raw.write(b"".join(joined))
+                else:
+                    await self._raw.write(b"".join(joined), frame)
+            elif (outlet := self._outlet_for(frame)) is not None:
+                await self._raw.write(b"".join((*joined, outlet.header(frame).encode(), frame.head, frame.tail)))
+                await outlet.send(frame)
+            else:
+                await self._raw.write(b"".join((*joined, LENGTH.pack(frame.size), frame.head)), frame.body, frame.tail)
+            joined, size = [], 0
+        if joined:
+            await self._raw.write(b"".join(joined))
+
+    def _outlet_for(self, frame: BulkFrame) -> Outlet | None:
+        if self._lane is None or len(frame.body) < EXTERNAL_BODY_BYTES_MIN:
+            return None
+        if len(frame.head) + len(frame.tail) > EXTERNAL_INLINE_BYTES_MAX:
+            return None
+        return self._lane.outlet()
+
+    # --- receiving ---------------------------------------------------------------------------------------------------
+
+    async def _next_frame(self) -> Bytes | None:
+        try:
+            return await self._reader.next()
+        except RemoteProtocolError as error:
+            await self.reset()
+            raise RemoteProtocolError(f"{self._peer}: {error.message}", code=error.code) from error
+        except TransportError as error:
+            await self._break_off(error.message)  # the stream itself may live, but then it is out of step
+            raise TransportError(
+                f"{self!r} was cut off: {error.message}", outcome_known=False, code="CUT_OFF"
+            ) from error
+
+    # --- ending ------------------------------------------------------------------------------------------------------
 
     def _check_open(self, action: str) -> None:
         if self._broken is not None:
@@ -184,6 +218,13 @@ class FramedStream:
     def _break(self, why: str) -> None:
         if self._broken is None:
             self._broken = why
+            if self._lane is not None:
+                self._lane.abort()
+
+    async def _break_off(self, why: str) -> None:
+        """Break, and tell the peer."""
+        self._break(why)
+        await self._shielded(self._raw.reset)
 
     async def _shielded(self, operation: Callable[[], Awaitable[None]]) -> None:
         with trio.CancelScope(shield=True), trio.move_on_after(1.0):
@@ -193,3 +234,20 @@ class FramedStream:
         on_done, self._on_done = self._on_done, None
         if on_done is not None:
             on_done()
+
+
+async def _acquire(lock: trio.Lock) -> None:
+    """As `lock.acquire()`, without a turn of the scheduler when the lock is free: whoever holds it goes on to wait for
+    the network."""
+    await trio.lowlevel.checkpoint_if_cancelled()
+    try:
+        lock.acquire_nowait()
+    except trio.WouldBlock:
+        await lock.acquire()
+
+
+def _check_frames(frames: Sequence[Bytes | BulkFrame]) -> None:
+    for frame in frames:
+        size = frame.size if isinstance(frame, BulkFrame) else len(frame)
+        if not 0 < size <= FRAME_BYTES_MAX:
+            raise LocalProtocolError(f"a frame has 1 to {FRAME_BYTES_MAX} bytes, not {size}", code="FRAME")

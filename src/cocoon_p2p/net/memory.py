@@ -35,7 +35,8 @@ from cocoon_p2p.limits import (
     STREAMS_PER_PEER_MAX,
 )
 from cocoon_p2p.net.addresses import parse_address
-from cocoon_p2p.net.dht.kademlia import ProviderStore, RecordStore, position_of, position_of_peer
+from cocoon_p2p.net.dht.kademlia import position_of, position_of_peer
+from cocoon_p2p.net.dht.stores import ProviderStore, RecordStore
 from cocoon_p2p.net.feeds import Feed
 from cocoon_p2p.net.framing import FramedStream
 from cocoon_p2p.net.memory_streams import Connection, open_pipe
@@ -225,6 +226,9 @@ class MemoryNetwork:
     def unban(self, peer: PeerId) -> None:
         self._banned_until.pop(peer, None)
 
+    def slow(self, peer: PeerId, share: float, duration_s: float) -> None:
+        """The simulation has no rates."""
+
     def reachability(self) -> Reachability:
         return Reachability("reachable", "every node of a simulation is", addresses=self._addresses)
 
@@ -354,7 +358,7 @@ class MemoryNetwork:
         taken = 0
         for node in await self._nearest(key.encode()):
             try:
-                taken += node.records.put(key, value, trio.current_time())
+                taken += bool(node.records.put(key, value, trio.current_time()))
             except RemoteProtocolError:
                 node._counters["dht_record_invalid"] += 1
         if not taken:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import trio
 
 from cocoon_p2p.errors import TransportError
+from cocoon_p2p.net.port import Bytes
 
 WINDOW_BYTES = 256 * 1024
 """Unread bytes of one direction before its writer waits: yamux's initial window."""
@@ -71,7 +72,8 @@ class MemoryPipe:
         connection.streams += 1
         connection.pipes.add(self)
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, *parts: Bytes) -> None:
+        data = b"".join(parts)
         out = self._out
         await trio.lowlevel.checkpoint()
         while out.size >= WINDOW_BYTES and not (out.was_reset or out.is_discarded):
@@ -81,7 +83,7 @@ class MemoryPipe:
         if out.is_discarded:
             return
         out.last_arrival = max(out.last_arrival, trio.current_time() + self._delay_s())
-        out.pieces.append((out.last_arrival, bytes(data)))
+        out.pieces.append((out.last_arrival, data))
         out.size += len(data)
         out.changed()
 
@@ -103,6 +105,11 @@ class MemoryPipe:
                 return b""
             else:
                 await incoming.wait()
+
+    async def read_into(self, buffer: memoryview) -> int:
+        data = await self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
     def _take(self, bytes_max: int) -> bytes:
         arrival, piece = self._in.pieces.popleft()

@@ -13,7 +13,7 @@ that isn't (libp2p_cures.py).
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from typing import Protocol
 
 from cocoon_p2p.errors import RemoteProtocolError, TransportError
@@ -89,10 +89,15 @@ async def propose(stream: ReadWriter, *protocols: str) -> str:
     )
 
 
-async def accept(stream: ReadWriter, protocols: Collection[str]) -> str:
-    """The listener's side: the first proposal that is in `protocols`. Raises RemoteProtocolError after many that are not."""
+async def accept(
+    stream: ReadWriter, protocols: Collection[str], *, on_unknown: Callable[[], Awaitable[None]] | None = None
+) -> str:
+    """The listener's side: the first proposal that is in `protocols`. Raises RemoteProtocolError after many that are not.
+
+    `on_unknown` is awaited before each refusal: it may take its time, or raise.
+    """
+    await _read_header(stream)  # first: to who does not speak it, a stranger to a private network say, we say nothing
     await stream.write(encode_prefixed(HEADER))
-    await _read_header(stream)
     known = {name.encode() + b"\n": name for name in protocols}
     for _ in range(_PROPOSALS_MAX):
         proposal = await read_prefixed(stream, LINE_BYTES_MAX)
@@ -102,12 +107,15 @@ async def accept(stream: ReadWriter, protocols: Collection[str]) -> str:
         if proposal == _LIST:
             await stream.write(encode_prefixed(b"".join(map(encode_prefixed, known)) + b"\n"))
         else:
+            if on_unknown is not None:
+                await on_unknown()
             await stream.write(encode_prefixed(_NOT_AVAILABLE))
     raise RemoteProtocolError(f"{_PROPOSALS_MAX} proposals, none of them known", code="MULTISTREAM")
 
 
 async def _read_header(stream: ExactReader) -> None:
-    if await read_prefixed(stream, LINE_BYTES_MAX) != HEADER:
+    # By its length at once: from who speaks something else, no more bytes may come for a while.
+    if await read_varint(stream) != len(HEADER) or await stream.read_exactly(len(HEADER)) != HEADER:
         raise RemoteProtocolError("the other end does not speak multistream-select 1.0", code="MULTISTREAM")
 
 

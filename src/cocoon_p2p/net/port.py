@@ -12,11 +12,27 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from cocoon_p2p.ids import PeerId
 
 Bytes = bytes | bytearray | memoryview
+
+
+class BulkFrame(NamedTuple):
+    """A frame in three pieces, so that its large body need not be copied into one: head ‖ body ‖ tail. The network may
+    carry the body beside the stream (protocols/data/1); the receiver sees one frame either way."""
+
+    head: Bytes
+    body: Bytes
+    tail: Bytes
+    sealed: bool
+    """The body is ciphertext that whoever receives it can check, so it needs no encryption on its way."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole frame."""
+        return len(self.head) + len(self.body) + len(self.tail)
 
 
 class Stream(Protocol):
@@ -33,14 +49,24 @@ class Stream(Protocol):
     @property
     def protocol(self) -> str: ...
 
-    async def send(self, *frames: Bytes) -> None:
+    async def send(self, *frames: Bytes | BulkFrame) -> None:
         """Send frames in order, together. Waits while the peer's window is full (back-pressure). Safe to call from
         several tasks: the frames of one call stay together. Raises TransportError(outcome_known=False), and
         LocalProtocolError for a frame that is empty or too long."""
 
-    async def receive(self) -> bytes:
-        """The next frame. Raises EndOfStream after the peer's end frame, TransportError when the stream was cut off,
-        RemoteProtocolError when the announced length is over the bound (the stream is then reset)."""
+    def expect_bulk(self, payload_bytes: int) -> None:
+        """About so many bytes will be sent as BulkFrames: from limits.BULK_BYTES_MIN on the network prepares, in the
+        background, to carry their bodies beside the stream. Only a hint: waits for nothing, raises nothing."""
+
+    async def receive(self) -> Bytes:
+        """The next frame; `bytes` if it is short, a read-only view if it is long, whose memory is used again when nobody
+        holds the view any more. Raises EndOfStream after the peer's end frame, TransportError when the stream was cut
+        off, RemoteProtocolError when the announced length is over the bound (the stream is then reset)."""
+
+    def doubt_bulk(self) -> bool:
+        """To be asked when sealed content of the last received frame does not open. True: it came beside the stream,
+        where anybody on the path could alter it. The peer is then not to blame, and is asked to use the stream for a
+        while. False: it came authenticated, and is the peer's own."""
 
     async def aclose(self) -> None:
         """Send the end frame and close; never raises TransportError. Idempotent."""
@@ -86,6 +112,9 @@ class ConnectedPeer:
     bytes_received: int = 0
     bytes_sent: int = 0
     """Of all connections to this peer that are open now, on the wire."""
+    listens_on: tuple[str, ...] = ()
+    """Multiaddrs without /p2p/ at which it said it can be reached, or we reached it; () before identify. They are its
+    own words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +148,20 @@ class PeerDisconnected:
     peer: PeerId
 
 
-NetworkEvent = PeerConnected | PeerDisconnected
+Misbehaviour = Literal["malformed", "overrun", "flood", "bad_signature", "forged_record", "idle_streams"]
+"""What a peer did to the network layer: broke a protocol's form; sent more than its window; asked or sent far more than it
+may; handed on what is signed wrongly; stored a record under another's name; opened streams and never used them."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerMisbehaved:
+    """An authenticated peer did what an honest one does not. Repetitions within a second may be left out."""
+
+    peer: PeerId
+    kind: Misbehaviour
+
+
+NetworkEvent = PeerConnected | PeerDisconnected | PeerMisbehaved
 
 
 class Network(Protocol):
@@ -149,6 +191,9 @@ class Network(Protocol):
 
     def unban(self, peer: PeerId) -> None:
         """End a ban before its time; nothing happens without one."""
+
+    def slow(self, peer: PeerId, share: float, duration_s: float) -> None:
+        """Grant the peer this share (0–1] of the streams and rates that others get, for so long."""
 
     def reachability(self) -> Reachability:
         """Whether others can dial us, as far as we know now."""

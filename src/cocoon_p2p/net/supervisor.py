@@ -133,6 +133,15 @@ def foreign_errors(what: str, *, outcome_known: bool, code: str | None = None) -
         raise TransportError(f"{what}: {describe(error)}", outcome_known=outcome_known, code=code) from error
 
 
+@contextmanager
+def deadline(timeout_s: float, what: str) -> Iterator[None]:
+    """Raises TransportError when the block takes longer."""
+    with trio.move_on_after(timeout_s) as scope:
+        yield
+    if scope.cancelled_caught:
+        raise TransportError(f"{what}: timed out", outcome_known=True, code="TIMEOUT")
+
+
 def describe(error: BaseException) -> str:
     """One line for a person: the text of the error or of what it wraps, else the name of its class."""
     if isinstance(error, BaseExceptionGroup):

@@ -1,16 +1,17 @@
 """The standing of a peer: what its faults weigh, how they fade, and when they are too many.
 
 Standing is a penalty of 0 or more. Each fault adds its weight; the sum halves every `limits.STANDING_HALF_LIFE_S`, and at
-`limits.STANDING_PENALTY_MAX` the peer is banned for `limits.STANDING_BAN_S`. A banned peer that comes back begins with
-what is left of its penalty, so that the next ban needs less.
+`limits.STANDING_PENALTY_MAX` the peer is banned for `limits.STANDING_BAN_S`. On the way there it is slowed. A banned peer
+that comes back begins with what is left of its penalty, so that the next ban needs less.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 
-from cocoon_p2p.limits import STANDING_BAN_S, STANDING_HALF_LIFE_S, STANDING_PENALTY_MAX
+from cocoon_p2p.limits import STANDING_BAN_S, STANDING_HALF_LIFE_S, STANDING_PENALTY_MAX, STANDING_SLOW_PENALTY
 
 
 class Fault(Enum):
@@ -39,6 +40,14 @@ class Fault(Enum):
     """Took a job or announced an input and then went silent. Slow lines do that too."""
     BROKEN_PROMISE = "broken promise"
     """Quoted and then refused or failed the job."""
+    OVERRUN = "overrun"
+    """Sent more on a stream than it was allowed to."""
+    FLOOD = "flood"
+    """Asked for or sent many times what it may. Programs in a loop do that, too."""
+    FORGED_RECORD = "forged record"
+    """Stored a DHT record under another's name."""
+    IDLE_STREAMS = "idle streams"
+    """Opened a stream and then sent nothing. A line that breaks at that moment does that, too."""
 
 
 WEIGHTS: dict[Fault, float] = {
@@ -54,6 +63,10 @@ WEIGHTS: dict[Fault, float] = {
     Fault.BAD_QUOTE: 25.0,
     Fault.STALLED: 5.0,
     Fault.BROKEN_PROMISE: 5.0,
+    Fault.OVERRUN: 50.0,
+    Fault.FLOOD: 10.0,
+    Fault.FORGED_RECORD: 50.0,
+    Fault.IDLE_STREAMS: 5.0,
 }
 """Two forgeries within minutes, or four pieces of garbage, are a ban; what a bad line may cause takes twenty."""
 
@@ -76,6 +89,16 @@ FAULT_OF_CODE: dict[str, Fault] = {
 }
 """The code of a RemoteProtocolError -> the fault it stands for."""
 
+FAULT_OF_MISBEHAVIOUR: dict[str, Fault] = {
+    "malformed": Fault.MALFORMED,
+    "overrun": Fault.OVERRUN,
+    "flood": Fault.FLOOD,
+    "bad_signature": Fault.BAD_SIGNATURE,
+    "forged_record": Fault.FORGED_RECORD,
+    "idle_streams": Fault.IDLE_STREAMS,
+}
+"""What the network layer reports (net/port.py, `Misbehaviour`) -> the fault it is."""
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
@@ -93,6 +116,21 @@ class Standing:
 
     def is_banned(self, now_ms: int) -> bool:
         return now_ms < self.banned_until_ms
+
+    def percent(self, now_ms: int) -> float:
+        """100 for a peer that nothing is known against, 0 for a banned one."""
+        if self.is_banned(now_ms):
+            return 0.0
+        return 100.0 * (1.0 - min(self.penalty_at(now_ms) / STANDING_PENALTY_MAX, 1.0))
+
+    def pace(self, now_ms: int) -> tuple[float, float]:
+        """(share, seconds): which share of the rates that others get the peer deserves now, and when its penalty will have
+        faded enough for all of them. (1, 0) for a peer in good standing."""
+        penalty = self.penalty_at(now_ms)
+        steps = math.floor(penalty / STANDING_SLOW_PENALTY)
+        if not steps:
+            return 1.0, 0.0
+        return float(0.5**steps), STANDING_HALF_LIFE_S * math.log2(penalty / STANDING_SLOW_PENALTY)
 
 
 def fault_of_code(code: str) -> Fault:

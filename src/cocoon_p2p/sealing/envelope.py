@@ -62,6 +62,11 @@ class ChunkSealer:
         self.finished = False
         """The final chunk was sealed."""
 
+    @property
+    def encrypts(self) -> bool:
+        """False for tier open."""
+        return self._cipher is not None
+
     def seal(self, plaintext: Bytes, final: bool) -> bytearray:
         """The chunks of the next 1 to 16 × 64 KiB of the stream; a multiple of 64 KiB unless `final`. Only a stream that
         is empty altogether has an empty final piece. Raises LocalProtocolError."""

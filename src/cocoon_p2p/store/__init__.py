@@ -12,6 +12,7 @@ from pathlib import Path
 from cocoon_p2p.errors import StoreError
 from cocoon_p2p.store.database import Database, Transaction, open_database
 from cocoon_p2p.store.jobs import JobRecord, JobRole, Jobs, JobState
+from cocoon_p2p.store.known_peers import KnownPeer, KnownPeers
 from cocoon_p2p.store.peers import PeerRecord, Peers
 from cocoon_p2p.store.receipts import ReceiptRecord, ReceiptRole, Receipts
 from cocoon_p2p.store.schema import STORE_SCHEMA
@@ -22,6 +23,8 @@ __all__ = [
     "JobRole",
     "JobState",
     "Jobs",
+    "KnownPeer",
+    "KnownPeers",
     "PeerRecord",
     "Peers",
     "ReceiptRecord",
@@ -41,6 +44,7 @@ class Store:
         self.jobs = Jobs(database)
         self.receipts = Receipts(database)
         self.peers = Peers(database)
+        self.known_peers = KnownPeers(database)
         self.values = Values(database)
 
     def transaction(self) -> Transaction:

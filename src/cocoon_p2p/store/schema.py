@@ -52,5 +52,14 @@ STORE_SCHEMA = Schema(
             ) STRICT, WITHOUT ROWID""",
             "CREATE TABLE numbers (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID",
         ),
+        (
+            """CREATE TABLE known_peers (
+                network TEXT NOT NULL,
+                peer_id TEXT NOT NULL,
+                addresses TEXT NOT NULL,
+                reached_at_ms INTEGER NOT NULL,
+                PRIMARY KEY (network, peer_id)
+            ) STRICT, WITHOUT ROWID""",
+        ),
     ),
 )

@@ -209,7 +209,7 @@ class Streams:
             async with trio.open_nursery() as nursery:
                 for task in range(8):
                     nursery.start_soon(stream.send, *[b"%d" % task + bytes(70_000)] * 3)
-                received = [(await stream.receive())[:1] for _ in range(24)]
+                received = [bytes((await stream.receive())[:1]) for _ in range(24)]
             runs = [received[i : i + 3] for i in range(0, 24, 3)]
             assert sorted(runs) == [[b"%d" % task] * 3 for task in range(8)]
 

@@ -168,7 +168,11 @@ class Input:
     final: bool
 
     def encode(self) -> bytes:
-        return _encode_chunks(b"\x94\x05\xc4\x10", self.job_id, self.ciphertext, self.final)
+        return b"".join(self.pieces())
+
+    def pieces(self) -> tuple[bytes, Bytes, bytes]:
+        """The same as what stands before the ciphertext, the ciphertext, and what stands behind it."""
+        return _chunk_pieces(b"\x94\x05\xc4\x10", self.job_id, self.ciphertext, self.final)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +198,11 @@ class Output:
     final: bool
 
     def encode(self) -> bytes:
-        return _encode_chunks(b"\x94\x07\xc4\x10", self.job_id, self.ciphertext, self.final)
+        return b"".join(self.pieces())
+
+    def pieces(self) -> tuple[bytes, Bytes, bytes]:
+        """As Input's."""
+        return _chunk_pieces(b"\x94\x07\xc4\x10", self.job_id, self.ciphertext, self.final)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +277,7 @@ _LENGTH_BYTES = {0xC4: 1, 0xC5: 2, 0xC6: 4}
 _CHUNK_LENGTH_AT = 4 + JOB_ID_BYTES
 
 
-def _encode_chunks(prefix: bytes, job_id: JobId, ciphertext: Bytes, final: bool) -> bytes:
+def _chunk_pieces(prefix: bytes, job_id: JobId, ciphertext: Bytes, final: bool) -> tuple[bytes, Bytes, bytes]:
     size = len(ciphertext)
     if size < 256:
         length = bytes((0xC4, size))
@@ -277,7 +285,7 @@ def _encode_chunks(prefix: bytes, job_id: JobId, ciphertext: Bytes, final: bool)
         length = b"\xc5" + size.to_bytes(2)
     else:
         length = b"\xc6" + size.to_bytes(4)
-    return b"".join((prefix, job_id, length, ciphertext, b"\xc3" if final else b"\xc2"))
+    return prefix + job_id + length, ciphertext, b"\xc3" if final else b"\xc2"
 
 
 def _decode_chunks(frame: memoryview) -> Input | Output | None:

@@ -1,4 +1,5 @@
 // A js-libp2p peer, driven by JSON lines (../foreign.py): one object a line on stdin, its answer on stdout.
+//   peer.mjs [{"listen": "/ip4/…", "network_key": "<text of a swarm.key file>"}]
 import { createHash, randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
@@ -6,29 +7,40 @@ import readline from 'node:readline'
 import { noise } from '@chainsafe/libp2p-noise'
 import { yamux } from '@chainsafe/libp2p-yamux'
 import { gossipsub } from '@libp2p/gossipsub'
-import { identify } from '@libp2p/identify'
+import { identify, identifyPush } from '@libp2p/identify'
 import { kadDHT, passthroughMapper } from '@libp2p/kad-dht'
 import { peerIdFromString } from '@libp2p/peer-id'
 import { ping } from '@libp2p/ping'
+import { preSharedKey } from '@libp2p/pnet'
 import { tcp } from '@libp2p/tcp'
+import { webSockets } from '@libp2p/websockets'
 import { multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
 import { CID } from 'multiformats/cid'
 import * as Digest from 'multiformats/hashes/digest'
 
 const ECHO = '/test/echo/1'
+const DIGEST = '/test/digest/1' // bytes to the end of one direction, and their SHA-256 back
+const CUT = '/test/cut/1' // resets as soon as something has come
+const PING = '/ipfs/ping/1.0.0'
+const PIECE = 200000
+const PEER_STREAMS = { maxInboundStreams: 256, maxOutboundStreams: 256 } // 32 and 64 otherwise
 const RAW = 0x55 // multicodec of a CID; the DHT looks at its multihash only
 const text = new TextDecoder()
 const bytes = new TextEncoder()
 const sequenceOf = value => parseInt(text.decode(value).split(':')[0])
 
+const { listen = '/ip4/127.0.0.1/tcp/0', network_key: networkKey } = JSON.parse(process.argv[2] ?? '{}')
+
 const node = await createLibp2p({
-  addresses: { listen: ['/ip4/127.0.0.1/tcp/0'] },
-  transports: [tcp()],
+  addresses: { listen: [listen] },
+  transports: [tcp(), webSockets()],
+  connectionProtector: networkKey == null ? undefined : preSharedKey({ psk: bytes.encode(networkKey) }),
   connectionEncrypters: [noise()],
   streamMuxers: [yamux()],
   services: {
     identify: identify(),
+    identifyPush: identifyPush(),
     ping: ping(),
     pubsub: gossipsub({ globalSignaturePolicy: 'StrictSign', allowPublishToZeroTopicPeers: true }),
     dht: kadDHT({
@@ -61,7 +73,25 @@ await node.handle(ECHO, async stream => {
     if (!stream.send(piece)) await stream.onDrain()
   }
   await stream.close()
+}, PEER_STREAMS)
+
+await node.handle(DIGEST, async stream => {
+  const hash = createHash('sha256')
+  for await (const piece of stream) hash.update(piece.subarray())
+  stream.send(hash.digest())
+  await stream.close()
 })
+
+await node.handle(CUT, stream => {
+  stream.addEventListener('message', () => stream.abort(new Error('that is enough')), { once: true })
+})
+
+async function sendAll (stream, data) {
+  for (let start = 0; start < data.length; start += PIECE) {
+    if (!stream.send(data.subarray(start, start + PIECE))) await stream.onDrain()
+  }
+  await stream.close() // our direction; the other stays open
+}
 
 function frames (sizes) {
   const parts = sizes.flatMap(size => {
@@ -99,26 +129,61 @@ const actions = {
     }
   },
 
+  known: async ({ peer }) => {
+    const { addresses, protocols } = await node.peerStore.get(peerIdFromString(peer))
+    const certified = addresses.filter(address => address.isCertified)
+    return { protocols, certified: certified.map(address => String(address.multiaddr)) }
+  },
+
+  handle: async ({ protocol }) => { await node.handle(protocol, stream => stream.close()) },
+
   ping: async ({ peer }) => {
+    const [connection] = node.getConnections(peerIdFromString(peer))
     const times = []
-    for (let i = 0; i < 3; i++) times.push(await node.services.ping.ping(peerIdFromString(peer)))
+    for (let i = 0; i < 3; i++) {
+      await polled(() => connection.streams.every(stream => stream.protocol !== PING)) // it allows one of them
+      times.push(await node.services.ping.ping(connection.remotePeer))
+    }
     return times
   },
 
   echo: async ({ peer, sizes }) => {
-    const stream = await node.dialProtocol(peerIdFromString(peer), ECHO)
+    const stream = await node.dialProtocol(peerIdFromString(peer), ECHO, PEER_STREAMS)
     const sent = frames(sizes)
-    const write = async () => {
-      for (let start = 0; start < sent.length; start += 200000) {
-        if (!stream.send(sent.subarray(start, start + 200000))) await stream.onDrain()
-      }
-      await stream.close() // our direction; the other stays open
-    }
-    const writing = write()
+    const writing = sendAll(stream, sent)
     const received = createHash('sha256')
     for await (const piece of stream) received.update(piece.subarray())
     await writing
     return received.digest('hex') === createHash('sha256').update(sent).digest('hex')
+  },
+
+  // Whether they got what was sent before the end of our direction.
+  digest: async ({ peer, size }) => {
+    const stream = await node.dialProtocol(peerIdFromString(peer), DIGEST)
+    const sent = randomBytes(size)
+    await sendAll(stream, sent)
+    const answer = []
+    for await (const piece of stream) answer.push(piece.subarray())
+    return Buffer.concat(answer).equals(createHash('sha256').update(sent).digest())
+  },
+
+  // Half a frame, and a reset.
+  abort: async ({ peer }) => {
+    const stream = await node.dialProtocol(peerIdFromString(peer), ECHO)
+    stream.send(frames([PIECE]).subarray(0, PIECE / 2))
+    stream.abort(new Error('that is enough'))
+  },
+
+  // What a stream that they reset looks like from here.
+  cut: async ({ peer }) => {
+    const stream = await node.dialProtocol(peerIdFromString(peer), CUT)
+    stream.send(randomBytes(1000))
+    try {
+      for await (const _ of stream);
+    } catch (error) {
+      return error.name
+    }
+    return 'the end'
   },
 
   subscribe: async ({ topic }) => {

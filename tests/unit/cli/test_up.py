@@ -38,6 +38,7 @@ def test_a_provider_says_what_price_device_why_and_how_to_join() -> None:
         ("", "on cpu: no GPU was found"),
         ("money", "test money, no value"),
         ("others join", f"cocoon-node up --bootstrap {addresses[1]}"),
+        ("", "or by what `cocoon-node invite --home /h` shows"),
         ("use it", "cocoon-node offers --home /h"),
         ("", "cocoon-node run MODEL … --home /h"),
     ]
@@ -48,6 +49,14 @@ def test_a_client_says_that_it_serves_nothing_and_listens_nowhere() -> None:
     assert pairs["listening"].startswith("nowhere")
     assert pairs["serving"].startswith("nothing")
     assert "others join" not in pairs
+
+
+def test_a_node_in_a_private_network_says_which() -> None:
+    network = {"private": True, "name": "büro", "fingerprint": "ab12"}
+    assert dict(ready_pairs(STATUS | {"network": network}, [], ""))["network"] == (
+        "private network büro, fingerprint ab12"
+    )
+    assert "network" not in dict(ready_pairs(STATUS | {"network": {"private": False}}, [], ""))
 
 
 def test_a_node_that_serves_nobody_is_not_told_to_add_models() -> None:

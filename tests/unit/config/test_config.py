@@ -144,3 +144,36 @@ def test_the_ready_configurations_run_beside_each_other() -> None:
     configs = [load_config(file) for file in (ROOT / "nodes").glob("*/node.toml")]
     assert len({config.node.home for config in configs}) == 3
     assert len({config.network.listen for config in configs}) == 3
+
+
+LOOPBACK = f"/ip4/127.0.0.1/tcp/1/p2p/{PEER}"
+FAR = f"/ip4/203.0.113.5/tcp/1/p2p/{PEER}"
+
+
+@pytest.mark.parametrize(
+    ("network", "mdns", "upnp"),
+    [
+        ("", True, True),
+        ("listen = ['/ip4/127.0.0.1/tcp/0', '/ip6/::1/tcp/0']", False, False),
+        (f"listen = []\nbootstrap = ['{LOOPBACK}']", False, False),
+        (f"listen = []\nbootstrap = ['{LOOPBACK}', '{FAR}']", True, False),
+        ("listen = []", True, False),
+        ("listen = ['/ip4/192.168.1.7/tcp/4601']", True, True),
+        ("listen = ['/ip4/8.8.8.8/tcp/4601']", True, False),
+        ("announce_addresses = ['/dns4/a.example/tcp/1']", True, False),
+        ("mdns = false\nupnp = false", False, False),
+    ],
+)
+def test_what_is_asked_of_the_local_network(network: str, mdns: bool, upnp: bool) -> None:
+    """A node that keeps to this machine, as those of tests and of the demo, sends nothing into the local network."""
+    section = parse_config(f"[network]\n{network}\n", "x").network
+    assert (section.uses_mdns, section.uses_upnp) == (mdns, upnp)
+
+
+def test_each_network_has_its_entries() -> None:
+    section = parse_config(f"[network]\nbootstrap = ['{FAR}']\nprivate_bootstrap = ['{LOOPBACK}']", "x").network
+    assert (section.entries(private=False), section.entries(private=True)) == ((FAR,), (LOOPBACK,))
+    both = NodeConfig(network=section).with_entries([FAR]).network
+    assert (both.bootstrap, both.private_bootstrap) == ((FAR,), (FAR, LOOPBACK))
+    with pytest.raises(ConfigError, match="private_bootstrap"):
+        parse_config("[network]\nprivate_bootstrap = ['/ip4/1.2.3.4/tcp/1']", "x")

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import trio
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from cocoon_p2p.errors import TransportError
+from cocoon_p2p.ids import PeerId, peer_id_from_public_key
 from cocoon_p2p.net.libp2p import Libp2pNetwork, open_libp2p
+from cocoon_p2p.net.transport.pipe import TcpPipe
 from cocoon_p2p.testing.net_contract import ECHO, PATIENCE_S, VALIDATORS
 
 
 def seed_of(number: int) -> bytes:
     return hashlib.sha256(b"test node %d" % number).digest()
+
+
+def peer_of(number: int) -> PeerId:
+    """Of the node that `open_node` makes."""
+    key = Ed25519PrivateKey.from_private_bytes(seed_of(number)).public_key()
+    return peer_id_from_public_key(key.public_bytes(Encoding.Raw, PublicFormat.Raw))
 
 
 @asynccontextmanager
@@ -61,3 +73,24 @@ async def assert_serves(network: Libp2pNetwork, number: int = 9) -> None:
         stream = await fresh.open_stream(network.peer_id, ECHO)
         await stream.send(b"there?")
         assert await stream.receive() == b"there?"
+
+
+@asynccontextmanager
+async def raw_pipe(network: Libp2pNetwork, *, source: str = "127.0.0.1") -> AsyncIterator[TcpPipe]:
+    """A socket of our own to a node, from another address of this machine if need be."""
+    sock = trio.socket.socket()
+    await sock.bind((source, 0))
+    await sock.connect(("127.0.0.1", port_of(network)))
+    pipe = TcpPipe(socket.socket(fileno=sock.detach()), network.addresses()[0])
+    try:
+        yield pipe
+    finally:
+        pipe.abort()
+
+
+async def ends(pipe: TcpPipe) -> None:
+    """Wait until the other end closes; what it sends before is of no interest."""
+    room = memoryview(bytearray(65536))
+    with trio.fail_after(PATIENCE_S), suppress(TransportError):
+        while await pipe.receive_into(room):
+            pass

@@ -9,13 +9,15 @@ import pytest
 import trio
 from net_nodes import open_node, polled
 
-from cocoon_p2p.errors import CocoonError, RemoteProtocolError, TransportError
+from cocoon_p2p.errors import CocoonError, LocalProtocolError, RemoteProtocolError, TransportError
 from cocoon_p2p.ids import PeerId, peer_id_to_bytes
-from cocoon_p2p.net.dht import dht
+from cocoon_p2p.net.dht import dht, lookup, publishing
+from cocoon_p2p.net.dht.lookup import Lookup
 from cocoon_p2p.net.dht.messages import KAD, content_id_of, provider_key, read_message, send_message
+from cocoon_p2p.net.dht.stores import _Held
 from cocoon_p2p.net.libp2p import Libp2pNetwork
 from cocoon_p2p.net.multistream import encode_prefixed, encode_varint
-from cocoon_p2p.net.yamux.muxer import MuxStream
+from cocoon_p2p.net.yamux.stream import MuxStream
 from cocoon_p2p.testing.net_contract import CONTENT, KEY, full_addresses
 
 
@@ -40,14 +42,15 @@ async def test_the_network_is_asked_before_the_local_copy() -> None:
 
 async def test_an_invalid_record_of_a_peer_is_not_believed() -> None:
     async with open_node(1) as first, open_node(2, bootstrap=full_addresses(first)) as second:
-        first._dht._server.records._records[KEY] = (b"not a number", trio.current_time() + 99)
+        records = first._dht._server.records._records
+        records[KEY] = _Held(b"not a number", 1, trio.current_time() + 99, None)
         assert await second.dht_get(KEY) is None
         assert second.counters()["dht_record_invalid"] == 1
 
 
 @pytest.mark.slow
 async def test_frozen_peers_do_not_stop_a_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dht, "DHT_RPC_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(lookup, "DHT_RPC_TIMEOUT_S", 0.5)
     async with AsyncExitStack() as stack:
         first = await stack.enter_async_context(open_node(1))
         known = full_addresses(first)
@@ -100,13 +103,65 @@ async def test_what_was_published_reaches_peers_that_come_later(monkeypatch: pyt
             await polled(lambda: bool(late._dht._server.providers.get(CONTENT, trio.current_time())))
 
 
+async def test_what_is_put_again_goes_straight_to_those_who_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No lookup for each announcement; and one as soon as somebody nearer may have come."""
+    async with open_node(1) as first, open_node(2) as second, open_node(3) as third:
+        lookups = 0
+        find = second._dht._find
+
+        async def counted(raw_key: bytes) -> Lookup:
+            nonlocal lookups
+            lookups += 1
+            return await find(raw_key)
+
+        monkeypatch.setattr(second._dht._publisher, "_find", counted)
+        await second.connect(first.peer_id, first.addresses())
+        await polled(lambda: first.peer_id in second._dht._table)
+        for number in range(3):
+            await second.dht_put(KEY, b"%d:x" % number)
+        assert lookups == 1
+        await second.connect(third.peer_id, third.addresses())
+        await polled(lambda: third.peer_id in second._dht._table)
+        await second.dht_put(KEY, b"3:x")
+        assert third._dht._server.records.get(KEY, trio.current_time()) == b"3:x"
+        assert first._dht._server.records.get(KEY, trio.current_time()) == b"3:x"
+        await third.disconnect(second.peer_id)
+        await first.disconnect(second.peer_id)
+
+
+async def test_records_are_republished_before_they_expire(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publishing, "DHT_RECORD_REPUBLISH_S", 0.1)
+    monkeypatch.setattr(publishing, "DHT_PROVIDER_REPUBLISH_S", 0.1)
+    monkeypatch.setattr(dht, "_SETTLE_S", 0.01)
+    async with open_node(1) as first, open_node(2) as second:
+        await second.connect(first.peer_id, first.addresses())
+        await polled(lambda: first.peer_id in second._dht._table)
+        await second.dht_put(KEY, b"1:x")
+        await second.provide(CONTENT)
+        kept = first._dht._server
+        record, provider = kept.records._records[KEY], kept.providers._contents[CONTENT][second.peer_id]
+        await polled(lambda: kept.records._records[KEY].expires_at > record.expires_at)
+        await polled(lambda: kept.providers._contents[CONTENT][second.peer_id] > provider)
+
+
+async def test_a_node_publishes_a_bounded_number_of_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publishing, "DHT_PUBLISHED_MAX", 1)
+    async with open_node(1) as first, open_node(2) as second:
+        await second.connect(first.peer_id, first.addresses())
+        await polled(lambda: first.peer_id in second._dht._table)
+        await second.dht_put(KEY, b"1:x")
+        await second.dht_put(KEY, b"2:x")
+        with pytest.raises(LocalProtocolError):
+            await second.provide(CONTENT)
+
+
 async def test_a_peer_provides_only_for_itself() -> None:
     async with open_node(1) as first, open_node(2) as victim, open_node(3) as liar:
         await liar.connect(first.peer_id, first.addresses())
         message = dht.Message(type=dht.Message.ADD_PROVIDER, key=provider_key(CONTENT))
         message.providerPeers.add().id = dht.peer_id_to_bytes(victim.peer_id)
         question = dht.Message(type=dht.Message.GET_PROVIDERS, key=provider_key(CONTENT))
-        answer = await liar._dht._ask(first.peer_id, message, question)
+        answer = await liar._dht._rpc.ask(first.peer_id, message, question)
         assert list(answer.providerPeers) == []
 
 
@@ -166,13 +221,13 @@ async def test_an_answer_to_another_request_is_refused() -> None:
         first._streams.set_internal(KAD, answers_wrongly)
         await second.connect(first.peer_id, first.addresses())
         with pytest.raises(RemoteProtocolError):
-            await second._dht._ask(first.peer_id, dht.Message(type=dht.Message.FIND_NODE, key=b"any"))
-        assert not second._dht._pool
+            await second._dht._rpc.ask(first.peer_id, dht.Message(type=dht.Message.FIND_NODE, key=b"any"))
+        assert not second._dht._rpc._pool
 
 
 async def asked_for(asker: Libp2pNetwork, asked: PeerId, wanted: PeerId) -> list[bytes]:
     question = dht.Message(type=dht.Message.FIND_NODE, key=peer_id_to_bytes(wanted))
-    answer = await asker._dht._ask(asked, question)
+    answer = await asker._dht._rpc.ask(asked, question)
     return [entry.id for entry in answer.closerPeers if entry.addrs]
 
 
@@ -199,7 +254,6 @@ async def test_the_peer_that_is_asked_for_is_told() -> None:
         encode_prefixed(b""),
         encode_prefixed(bytes([8, 0, 0x12, 0x02]) + b"ab"),
         encode_prefixed(bytes([8, 2, 0x12, 0x02]) + b"ab"),
-        encode_prefixed(bytes([8, 1, 0x12, 0x03]) + b"\xff\xfe\xfd"),
     ],
 )
 async def test_garbage_harms_one_stream(garbage: bytes) -> None:
@@ -207,11 +261,21 @@ async def test_garbage_harms_one_stream(garbage: bytes) -> None:
         await client.connect(server.peer_id, server.addresses())
         stream = await client._streams.open_raw(server.peer_id, KAD)
         await stream.write(garbage)
-        await stream._stream.close()  # our direction
-        with pytest.raises(CocoonError):
+        with pytest.raises(CocoonError), trio.fail_after(5):
             while True:
                 await stream.read_exactly(1)
         await client.dht_put(KEY, b"1:still there")
+
+
+async def test_a_key_that_is_not_text() -> None:
+    """Nobody can have put a record under it; the answer names who is nearest, and the stream goes on."""
+    async with open_node(1) as server, open_node(2) as client:
+        await client.connect(server.peer_id, server.addresses())
+        stream = await client._streams.open_raw(server.peer_id, KAD)
+        for key in (b"\xff\xfe\xfd", b""):
+            await send_message(stream, dht.Message(type=dht.Message.GET_VALUE, key=key))
+            answer = await read_message(stream)
+            assert (answer.type, answer.key, answer.HasField("record")) == (dht.Message.GET_VALUE, key, False)
 
 
 @pytest.mark.slow

@@ -7,14 +7,16 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
-from net_nodes import assert_serves, open_node, polled, raw_socket, seed_of
+from net_nodes import assert_serves, ends, open_node, polled, raw_pipe, raw_socket, seed_of
 
 from cocoon_p2p.errors import TransportError
 from cocoon_p2p.ids import PeerId
 from cocoon_p2p.net.switch.streams import Streams
 from cocoon_p2p.net.switch.switch import Link
 from cocoon_p2p.net.switch.upgrade import Upgrader
-from cocoon_p2p.net.yamux.muxer import MuxedConnection, MuxStream
+from cocoon_p2p.net.transport.pipe import Pipe
+from cocoon_p2p.net.yamux.connection import MuxedConnection
+from cocoon_p2p.net.yamux.stream import MuxStream
 from cocoon_p2p.testing.net_contract import ECHO, echo
 
 HTTP = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -35,34 +37,19 @@ async def http_server() -> AsyncIterator[str]:
         nursery.cancel_scope.cancel()
 
 
-def refuse_in_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two connections that are refused are so at the same moment: neither is closed before both are to be."""
-    refused: list[MuxedConnection] = []
-    both = trio.Event()
-    abort = MuxedConnection.abort
-
-    async def abort_together(self: MuxedConnection) -> None:
-        refused.append(self)
-        if len(refused) == 2:
-            both.set()
-        await both.wait()
-        await abort(self)
-
-    monkeypatch.setattr(MuxedConnection, "abort", abort_together)
-
-
-async def test_two_connections_of_a_banned_peer_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    refuse_in_pairs(monkeypatch)
-    async with open_node(1) as server, open_node(2) as client, raw_socket(server) as one, raw_socket(server) as other:
+async def test_two_connections_of_a_banned_peer_at_once() -> None:
+    async with open_node(1) as server, open_node(2) as client, raw_pipe(server) as one, raw_pipe(server) as other:
         server.set_handler(ECHO, echo)
         server.ban(client.peer_id, 60)
         upgrader = Upgrader.from_seed(client.peer_id, seed_of(2))
-        for stream in (one, other):
-            await upgrader.upgrade_outbound(stream, "/ip4/127.0.0.1/tcp/1", server.peer_id)
-        for stream in (one, other):
-            assert await stream.receive_some() == b""
-        assert server.counters()["connection_refused"] == 2
-        assert client.peer_id not in server._switch._links
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(upgrader.outbound, one, server.peer_id)
+            nursery.start_soon(upgrader.outbound, other, server.peer_id)
+        await ends(one)
+        await ends(other)
+        assert server.counters()["connection_refused_banned"] == 2
+        assert server._switch.link(client.peer_id) is None
+        await polled(lambda: not any(server._switch.gate.places().values()))
         await assert_serves(server)
         assert server.counters()["inbound_failed"] == 0
 
@@ -70,15 +57,16 @@ async def test_two_connections_of_a_banned_peer_at_once(monkeypatch: pytest.Monk
 async def test_a_failing_handshake_harms_its_connection_alone(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def fail(self: Upgrader, stream: trio.SocketStream, address: str) -> MuxedConnection:
+    async def fail(self: Upgrader, pipe: Pipe) -> MuxedConnection:
         raise KeyError("a bug in the handshake")
 
     async with open_node(1) as server:
         server.set_handler(ECHO, echo)
         with monkeypatch.context() as patched:
-            patched.setattr(Upgrader, "upgrade_inbound", fail)
-            async with raw_socket(server) as stream:
-                assert await stream.receive_some() == b""
+            patched.setattr(Upgrader, "inbound", fail)
+            async with raw_pipe(server) as pipe:
+                await pipe.send_all(b"\x13")
+                await ends(pipe)
         await assert_serves(server)
         assert server.counters()["inbound_failed"] == 1
     assert "a bug in the handshake" in caplog.text
@@ -118,7 +106,9 @@ async def test_a_stream_that_cannot_be_served_harms_no_other(monkeypatch: pytest
         await assert_serves(server)
 
 
-@pytest.mark.parametrize("garbage", [b"GET / HTTP/1.1\r\nHost: node.example\r\n" + b"x" * 200, b"\xff" * 40, b"\x01\n"])
+@pytest.mark.parametrize(
+    "garbage", [b"POST / HTTP/1.1\r\nHost: node.example\r\n" + b"x" * 200, b"\xff" * 40, b"\x01\n"]
+)
 async def test_a_client_that_speaks_something_else(garbage: bytes) -> None:
     async with open_node(1) as server, raw_socket(server) as stream:
         server.set_handler(ECHO, echo)

@@ -16,7 +16,7 @@ from net_nodes import open_node
 from cocoon_p2p.errors import EndOfStream, TransportError
 from cocoon_p2p.ids import PeerId
 from cocoon_p2p.net.port import PeerDisconnected
-from cocoon_p2p.net.yamux import muxer
+from cocoon_p2p.net.yamux import connection
 from cocoon_p2p.testing.net_contract import ECHO, PATIENCE_S
 
 pytestmark = [pytest.mark.slow, pytest.mark.processes]
@@ -74,7 +74,7 @@ async def test_a_killed_peer_is_noticed_at_once() -> None:
 
 
 async def test_a_stopped_peer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(muxer, "KEEPALIVE_INTERVAL_S", 0.3)
+    monkeypatch.setattr(connection, "KEEPALIVE_INTERVAL_S", 0.3)
     async with server() as (process, peer, address), open_node(1) as client:
         await client.connect(peer, [address])
         stream = await client.open_stream(peer, ECHO)

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cocoon_p2p.limits import STANDING_BAN_S, STANDING_HALF_LIFE_S, STANDING_PENALTY_MAX
+from cocoon_p2p.net.port import Misbehaviour
 from cocoon_p2p.policy.reputation import (
     FAULT_OF_CODE,
+    FAULT_OF_MISBEHAVIOUR,
     WEIGHTS,
     Fault,
     Standing,
@@ -81,3 +85,27 @@ def test_codes() -> None:
 def test_reliability() -> None:
     assert reliability(0, 0) == 0.5
     assert 0 < reliability(0, 1000) < reliability(1, 1) < reliability(10, 1) < reliability(1000, 0) < 1
+
+
+def test_the_networks_misbehaviours_are_faults() -> None:
+    assert set(FAULT_OF_MISBEHAVIOUR) == set(get_args(Misbehaviour))
+
+
+def test_lost_standing_slows_before_it_bans() -> None:
+    """Half, a quarter, an eighth of the rates; and all of them again when the faults have faded."""
+    assert Standing().pace(NOW) == (1.0, 0.0)
+    paces = [faults(Fault.FLOOD, count)[0].pace(NOW + 1000 * count)[0] for count in (2, 3, 6, 8)]
+    assert paces == [1.0, 0.5, 0.25, 0.125]
+    standing, now_ms = faults(Fault.FLOOD, 6)
+    share, fading_s = standing.pace(now_ms)
+    assert share < 1.0
+    assert standing.pace(now_ms + round(fading_s * 1000) - 1000)[0] < 1.0
+    assert standing.pace(now_ms + round(fading_s * 1000) + 1000) == (1.0, 0.0)
+
+
+@given(st.sampled_from(Fault), st.integers(0, 60))
+def test_standing_in_percent(fault: Fault, count: int) -> None:
+    standing, now_ms = faults(fault, count)
+    assert 0.0 <= standing.percent(now_ms) <= 100.0
+    assert (standing.percent(now_ms) == 0.0) == standing.is_banned(now_ms)
+    assert Standing().percent(now_ms) == 100.0

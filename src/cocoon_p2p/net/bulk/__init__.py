@@ -1,1 +1,1 @@
-"""Bulk: large sealed transfers on a socket of their own beside the connection."""
+"""Data sockets: a second TCP connection to the same port, for the bodies of large frames (protocols/data/1/spec.md)."""

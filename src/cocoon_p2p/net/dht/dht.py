@@ -1,51 +1,69 @@
 """Kademlia under /cocoon/kad/1.0.0: values with validators, providers, and finding peers.
 
-The library's KadDHT connects to nearly everyone it hears of, answers from its local copy before it asks anybody, keeps
-providers for two days, takes 20 to 40 s for a lookup when peers are frozen, and refuses a record that is published again
-(libp2p_cures.py). This one speaks the same messages, asks the network first, gives up on a peer after
-DHT_RPC_TIMEOUT_S and on a lookup after DHT_LOOKUP_TIMEOUT_S, and works only when asked or every few minutes.
+protocols/kad/1 says what travels and what is refused. The network is asked before the local copy; a peer that does not
+answer is given up after DHT_RPC_TIMEOUT_S and a lookup after DHT_LOOKUP_TIMEOUT_S; there is work only when somebody asks,
+when a peer joins, and every few minutes. Counters of what was dropped or refused:
+
+    dht_rpc_failed              questions without an answer
+    dht_record_invalid          records in answers that are not valid
+    dht_record_stale            records brought to us, older than ours
+    dht_record_no_room          records brought to us, farther from us than all those of a full store
+    dht_provider_no_room        providers beyond the bound of their peer, subnet, or the store
+    dht_provider_of_another     providers that another peer named
+    dht_request_invalid         requests that are malformed, or records that are not valid
+    dht_throttled               requests that waited because their peer sends too many
+    dht_subnet_full             peers kept out of the routing table, because it has many of their subnet
+    dht_evicted                 dead peers of the routing table that gave way
+    dht_publish_retried         publications that nobody took, to be tried again
+    dht_connections_closed      connections that lookups made and nobody needs any more
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import partial
+import random
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Literal
 
 import trio
 
 from cocoon_p2p.errors import CocoonError, LocalProtocolError, RemoteProtocolError, TransportError
 from cocoon_p2p.ids import PeerId, peer_id_to_bytes
 from cocoon_p2p.limits import (
-    DHT_BUCKET_PEERS_MAX,
-    DHT_LOOKUP_TIMEOUT_S,
-    DHT_PARALLEL_RPCS,
+    DHT_BREADTH,
+    DHT_BUCKET_STALE_S,
+    DHT_CONNECTION_IDLE_S,
+    DHT_EVICTION_AGE_S,
+    DHT_FIND_TELLERS,
     DHT_PROVIDERS_MAX,
     DHT_QUORUM,
-    DHT_REPUBLISH_INTERVAL_S,
+    DHT_REFRESH_FIRST_S,
+    DHT_REFRESH_INTERVAL_S,
     DHT_RPC_TIMEOUT_S,
+    DHT_SWEEP_INTERVAL_S,
 )
-from cocoon_p2p.net.dht.kademlia import Frontier, RoutingTable, position_of, position_of_peer
-from cocoon_p2p.net.dht.messages import KAD, provider_key, read_message, read_peers, send_message
-from cocoon_p2p.net.dht.server import DhtServer
+from cocoon_p2p.net.dht.kademlia import position_of
+from cocoon_p2p.net.dht.lookup import Lookup
+from cocoon_p2p.net.dht.messages import KAD, provider_key, read_peers
+from cocoon_p2p.net.dht.publishing import Publisher
+from cocoon_p2p.net.dht.rpc import Rpc
+from cocoon_p2p.net.dht.server import DhtServer, subnet_of
+from cocoon_p2p.net.dht.table import Admission, RoutingTable
 from cocoon_p2p.net.pb.kad_pb2 import Message
 from cocoon_p2p.net.port import PeerAddresses, RecordValidator
-from cocoon_p2p.net.supervisor import run_guarded
+from cocoon_p2p.net.supervisor import deadline, run_guarded
 from cocoon_p2p.net.switch.streams import Streams
-from cocoon_p2p.net.switch.switch import Link, Switch, deadline
-from cocoon_p2p.net.yamux.muxer import MuxStream
+from cocoon_p2p.net.switch.switch import Link, Switch
 
 logger = logging.getLogger("cocoon_p2p.net")
 
 _SETTLE_S = 1.0
-"""Several new peers at once cause one round of republishing."""
-_RETRY_FIRST_S, _RETRY_MAX_S = 1.0, 30.0
-"""How soon a record that nobody took is offered again."""
+"""Several new peers at once cause one round of bringing them what is theirs."""
 _KAD_PEER_WAIT_S = 2.0
 """Right after the start: how long a lookup waits for the first peer that speaks Kademlia."""
-
-OnAnswer = Callable[[PeerId, Message], bool]
-"""Looks at one answer of a lookup; True ends the lookup."""
+_PREFIX_BITS_MAX = 12
+"""Distant parts of the key space that are refreshed: a key in the twelfth takes some 4,000 hashes to find."""
 
 
 class Dht:
@@ -54,274 +72,263 @@ class Dht:
     ) -> None:
         self._switch = switch
         self._streams = streams
+        self._protocol = KAD
         self._table = RoutingTable(switch.peer_id)
         self._server = DhtServer(switch, self._table, dict(validators))
-        self._pool: dict[PeerId, MuxStream] = {}
-        """One idle stream a connected peer."""
-        self._provided: set[bytes] = set()
-        self._published: dict[str, bytes] = {}
-        self._missing = False
-        """Something that we published is held by nobody."""
+        self._rpc = Rpc(switch, streams, self._table, KAD)
+        self._publisher = Publisher(switch, self._rpc, self._table, self._server, self._find)
+        self.spares: list[Callable[[PeerId], bool]] = []
+        """Who else may need a connection that a lookup made, e.g. the gossip's mesh."""
         self._grown = trio.Event()
+        """Set, and replaced, when a peer enters the table."""
+        self._wake = trio.Event()
+        """There are newcomers, or something is due at another time than before."""
+        self._newcomers: list[PeerId] = []
+        self._refresh_at = float("inf")
+        self._refresh_pause_s = DHT_REFRESH_FIRST_S
+        self._sweep_at = trio.current_time() + DHT_SWEEP_INTERVAL_S
+        self._evicting: set[PeerId] = set()
+        self._neighbours: set[PeerId] = set()
         self._expecting_peers = False
+        self._serves = False
         switch.on_link.append(self._admit)
-        switch.on_peer_gone.append(lambda peer: self._pool.pop(peer, None))
-        if server:
-            streams.set_internal(KAD, self._server.serve)
+        self.set_server(server)
+
+    @property
+    def mode(self) -> Literal["server", "client"]:
+        return "server" if self._serves else "client"
+
+    def set_server(self, serves: bool) -> None:
+        """Answer others' questions, as a node must that they can dial, or only ask. Peers learn of it by identify, whose
+        push is the caller's to start."""
+        # SPEC kad/1 §3.3
+        if serves and not self._serves:
+            self._streams.set_internal(self._protocol, self._server.serve)
+        elif self._serves and not serves:
+            self._streams.remove_internal(self._protocol)
+        self._serves = serves
 
     def expect_peers(self) -> None:
         """A bootstrap peer is being dialled: lookups may wait a moment for it."""
         self._expecting_peers = True
 
     async def maintain(self) -> None:
-        """Look for neighbours and republish, when peers joined the table and every DHT_REPUBLISH_INTERVAL_S."""
-        retry_s = _RETRY_FIRST_S
+        """Bring newcomers what is theirs, republish, look for neighbours, and close what is idle. For ever."""
         while True:
-            with trio.move_on_after(retry_s if self._missing else DHT_REPUBLISH_INTERVAL_S):
-                await self._grown.wait()
+            with trio.move_on_at(min(self._refresh_at, self._sweep_at, self._publisher.due_at)):
+                await self._wake.wait()
+            if self._newcomers:
                 await trio.sleep(_SETTLE_S)
-            self._grown = trio.Event()
-            await run_guarded("dht_maintenance", self._refresh, self._switch.counters)
-            retry_s = min(2 * retry_s, _RETRY_MAX_S) if self._missing else _RETRY_FIRST_S
+            self._wake = trio.Event()
+            await run_guarded("dht_maintenance", self._work, self._switch.counters)
 
     async def put(self, key: str, value: bytes) -> None:
         """Raises LocalProtocolError for a record that our own validator refuses, TransportError when nobody took it."""
+        _ascii(key)
         try:
             self._server.records.put(key, value, trio.current_time())
         except RemoteProtocolError as error:
             raise LocalProtocolError(f"this record is not valid: {error}") from error
-        self._published[key] = value
-        if not await self._store_value(key, value):
-            self._schedule_retry()
+        taken = await self._publisher.put(key, value)
+        self._wake.set()
+        if not taken:
             raise TransportError(f"nobody took the record {key}", outcome_known=True, code="NOBODY")
 
     async def get(self, key: str) -> bytes | None:
+        records = self._server.records
         best: bytes | None = None
-        valid_answers = 0
+        best_sequence = valid_answers = 0
 
         def look(peer: PeerId, answer: Message) -> bool:
-            nonlocal best, valid_answers
-            if answer.HasField("record") and answer.record.value:
-                try:
-                    self._server.records.sequence_of(key, answer.record.value)
-                    best = self._server.records.better(key, best, answer.record.value)
-                    valid_answers += 1
-                except RemoteProtocolError as error:
-                    self._switch.counters["dht_record_invalid"] += 1
-                    logger.debug("record of %s: %s", peer, error)
+            nonlocal best, best_sequence, valid_answers
+            if not answer.HasField("record") or not answer.record.value:
+                return False
+            try:
+                same = best == answer.record.value
+                sequence = best_sequence if same else records.sequence_of(key, answer.record.value)
+            except RemoteProtocolError as error:
+                self._switch.counters["dht_record_invalid"] += 1
+                if error.code == "SIGNATURE":
+                    self._switch.report(peer, "forged_record")
+                logger.debug("record of %s: %s", peer, error)
+                return False
+            if best is None or sequence > best_sequence:
+                best, best_sequence = answer.record.value, sequence
+            valid_answers += 1
             return valid_answers >= DHT_QUORUM
 
         raw_key = _ascii(key)
-        await self._lookup(position_of(raw_key), Message(type=Message.GET_VALUE, key=raw_key), look)
-        return self._server.records.better(key, best, self._server.records.get(key, trio.current_time()))
+        lookup = await self._prepare(raw_key)
+        await lookup.run(Message(type=Message.GET_VALUE, key=raw_key), look)
+        return records.better(key, best, records.get(key, trio.current_time()))
 
     async def provide(self, content_id: bytes) -> None:
         """Kept up until the end; raises TransportError when nobody took it."""
-        self._provided.add(content_id)
         self._server.providers.add(content_id, self._switch.peer_id, trio.current_time())
-        if not await self._store_provider(content_id):
-            self._schedule_retry()
+        taken = await self._publisher.provide(content_id)
+        self._wake.set()
+        if not taken:
             raise TransportError("nobody took the provider record", outcome_known=True, code="NOBODY")
 
     async def find_providers(self, content_id: bytes, count: int) -> tuple[PeerAddresses, ...]:
         found = dict.fromkeys(self._server.providers.get(content_id, trio.current_time()))
+        key = provider_key(content_id)
+        lookup = await self._prepare(key)
 
-        def look(_: PeerId, answer: Message) -> bool:
-            for peer, addresses in read_peers(answer.providerPeers, DHT_PROVIDERS_MAX):
-                self._switch.book.add(peer, addresses)
-                found.setdefault(peer)
+        def look(teller: PeerId, answer: Message) -> bool:
+            found.update(dict.fromkeys(lookup.hear(teller, read_peers(answer.providerPeers, DHT_PROVIDERS_MAX))))
             return False  # every one of the k nearest is asked: their lists differ
 
-        key = provider_key(content_id)
-        await self._lookup(position_of(key), Message(type=Message.GET_PROVIDERS, key=key), look)
+        await lookup.run(Message(type=Message.GET_PROVIDERS, key=key), look)
         found.pop(self._switch.peer_id, None)
-        return tuple(PeerAddresses(peer, tuple(map(str, self._switch.book.get(peer)))) for peer in list(found)[:count])
+        return tuple(PeerAddresses(peer, self._addresses(lookup, peer)) for peer in list(found)[:count])
 
     async def find_peer(self, peer: PeerId) -> bool:
         """Ask the network for a peer's addresses; True if the book now has some."""
-        raw = peer_id_to_bytes(peer)
-        book = self._switch.book
-        await self._lookup(
-            position_of(raw), Message(type=Message.FIND_NODE, key=raw), lambda _, __: bool(book.get(peer))
-        )
-        return bool(book.get(peer))
+        raw_key = peer_id_to_bytes(peer)
+        lookup = await self._prepare(raw_key)
+        request = Message(type=Message.FIND_NODE, key=raw_key)
+        await lookup.run(request, lambda *_: lookup.hearsay.tellers(peer) >= DHT_FIND_TELLERS)
+        if not self._switch.book.get(peer):
+            self._switch.book.add(peer, lookup.hearsay.get(peer))
+        return bool(self._switch.book.get(peer))
 
-    # --- the work ----------------------------------------------------------------------------------------------------
+    def described(self, link: Link) -> None:
+        """A peer said what it speaks, or something new about it (`Identification.on_described`)."""
+        # SPEC kad/1 §3.3
+        peer = link.peer
+        if KAD not in link.protocols:
+            self._table.remove(peer)
+            return
+        if "/p2p-circuit" in link.connection.address:
+            return  # who can be reached through a relay alone serves nobody
+        match self._table.add(peer, trio.current_time(), subnet_of(self._switch, peer)):
+            case Admission.ADDED:
+                self._welcome(peer)
+            case Admission.SUBNET_FULL:
+                self._switch.counters["dht_subnet_full"] += 1
+
+    # --- lookups -----------------------------------------------------------------------------------------------------
+
+    async def _find(self, raw_key: bytes) -> Lookup:
+        """Whoever is nearest. It is enough to have asked some of them: each knows the others."""
+        lookup = await self._prepare(raw_key)
+        await lookup.run(Message(type=Message.FIND_NODE, key=raw_key), breadth=DHT_BREADTH)
+        return lookup
+
+    async def _prepare(self, raw_key: bytes) -> Lookup:
+        if not len(self._table) and self._expecting_peers:
+            with trio.move_on_after(_KAD_PEER_WAIT_S):
+                await self._grown.wait()
+        target = position_of(raw_key)
+        self._table.note_lookup(target, trio.current_time())
+        connected = [link.peer for link in self._switch.links() if KAD in link.protocols]
+        return Lookup(self._switch, self._rpc, target, [*self._table.nearest(target), *connected])
+
+    def _addresses(self, lookup: Lookup, peer: PeerId) -> tuple[str, ...]:
+        """What others say now, and then what we knew before."""
+        return tuple(dict.fromkeys(map(str, [*lookup.hearsay.get(peer), *self._switch.book.get(peer)])))
+
+    # --- the routing table -------------------------------------------------------------------------------------------
 
     async def _admit(self, link: Link) -> None:
         """Only peers that serve Kademlia enter the table: the library lets clients in, and lookups run into dead ends."""
         await link.identified.wait()
-        if KAD in link.protocols and self._table.add(link.peer):
-            self._grown.set()
+        self.described(link)
+        if KAD in link.protocols and link.peer not in self._table:
+            await self._make_room(link)
 
-    async def _refresh(self) -> None:
-        await self._lookup(
-            position_of_peer(self._switch.peer_id),
-            Message(type=Message.FIND_NODE, key=peer_id_to_bytes(self._switch.peer_id)),
-            lambda _, __: False,
-        )
-        missing = False
-        for content_id in tuple(self._provided):
-            missing |= not await self._store_provider(content_id)
-        for key, value in tuple(self._published.items()):
-            missing |= not await self._store_value(key, value)
-        self._missing = missing
+    def _welcome(self, peer: PeerId) -> None:
+        if len(self._table) == 1:
+            self._refresh_at = min(self._refresh_at, trio.current_time())
+        self._newcomers.append(peer)
+        self._grown.set()
+        self._grown = trio.Event()
+        self._wake.set()
 
-    def _schedule_retry(self) -> None:
-        self._missing = True
-        if len(self._table):
-            self._grown.set()  # whoever is there may take it in a moment
-
-    async def _store_value(self, key: str, value: bytes) -> int:
-        raw_key = _ascii(key)
-        message = Message(type=Message.PUT_VALUE, key=raw_key)
-        message.record.key, message.record.value = raw_key, value
-
-        async def store(peer: PeerId) -> bool:
-            answer = await self._ask(peer, message)
-            return answer.record.value == value
-
-        return await self._store(raw_key, store)
-
-    async def _store_provider(self, content_id: bytes) -> int:
-        self._server.providers.add(content_id, self._switch.peer_id, trio.current_time())
-        key = provider_key(content_id)
-        message = Message(type=Message.ADD_PROVIDER, key=key)
-        entry = message.providerPeers.add()
-        entry.id = peer_id_to_bytes(self._switch.peer_id)
-        entry.addrs.extend(self._server.own_addresses())
-
-        question = Message(type=Message.GET_PROVIDERS, key=key)
-
-        async def store(peer: PeerId) -> bool:
-            # ADD_PROVIDER has no answer (only py-libp2p gives one). That the question behind it has one shows that the peer
-            # read it and did not reset the stream; whether we stand in the answer does not: rust-libp2p leaves the asker out.
-            await self._ask(peer, message, question)
-            return True
-
-        return await self._store(key, store)
-
-    async def _store(self, raw_key: bytes, store: Callable[[PeerId], Awaitable[bool]]) -> int:
-        """Call `store` for each of the k peers nearest to the key; how many took it."""
-        position = position_of(raw_key)
-        frontier = await self._lookup(position, Message(type=Message.FIND_NODE, key=raw_key), lambda _, __: False)
-        taken = 0
-
-        async def attempt(peer: PeerId) -> None:
-            nonlocal taken
-            try:
-                with deadline(DHT_LOOKUP_TIMEOUT_S, "kad"):
-                    taken += await store(peer)
-            except CocoonError as error:
-                self._note_failure(peer, error)
-
-        async with trio.open_nursery() as nursery:
-            for peer in frontier.nearest_answered():
-                nursery.start_soon(attempt, peer)
-        return taken
-
-    async def _lookup(self, target: int, request: Message, look: OnAnswer) -> Frontier:
-        """Ask ever nearer peers, DHT_PARALLEL_RPCS at a time, until the k nearest answered, `look` returns True, or time
-        is up."""
-        await self._wait_for_a_peer()
-        frontier = Frontier(target, self._switch.peer_id, self._seeds(target))
-        if not frontier.nearest():
-            return frontier
-        with trio.move_on_after(DHT_LOOKUP_TIMEOUT_S):
-            async with trio.open_nursery() as nursery:
-                work = _Work(frontier, nursery)
-                for _ in range(DHT_PARALLEL_RPCS):
-                    nursery.start_soon(work.run, partial(self._visit, request, frontier, look))
-        return frontier
-
-    async def _visit(self, request: Message, frontier: Frontier, look: OnAnswer, peer: PeerId) -> bool:
+    async def _make_room(self, newcomer: Link) -> None:
+        """A bucket is full: whoever was heard from longest ago has to answer, or gives way. One question a bucket at a time,
+        and none to those that were heard from just now, however many newcomers there are."""
+        # SPEC kad/1 §6.1
+        oldest, heard_at = self._table.oldest(newcomer.peer) or (None, 0.0)
+        if oldest is None or oldest in self._evicting or trio.current_time() - heard_at < DHT_EVICTION_AGE_S:
+            return
+        self._evicting.add(oldest)
         try:
             with deadline(DHT_RPC_TIMEOUT_S, "kad"):
-                answer = await self._ask(peer, request)
-        except CocoonError as error:
-            frontier.failed(peer)
-            self._note_failure(peer, error)
-            return False
-        frontier.succeeded(peer)
-        closer = read_peers(answer.closerPeers, DHT_BUCKET_PEERS_MAX)
-        for near, addresses in closer:
-            if near != self._switch.peer_id:
-                self._switch.book.add(near, addresses)
-        frontier.add(near for near, _ in closer if self._switch.book.get(near) or self._switch.link(near))
-        return look(peer, answer)
-
-    async def _ask(self, peer: PeerId, *requests: Message) -> Message:
-        """Send requests, and return the answer to the last. Raises CocoonError.
-
-        A stream that was used before saves its opening, which costs three times as much as the question; the peer may
-        have closed it in the meantime, and then a new one is opened.
-        """
-        pooled = self._pool.pop(peer, None)
-        if pooled is not None and not pooled.connection.is_over:
-            try:
-                return await self._ask_on(pooled, requests)
-            except TransportError:
-                pass
-        return await self._ask_on(await self._streams.open_raw(peer, KAD), requests)
-
-    async def _ask_on(self, stream: MuxStream, requests: Sequence[Message]) -> Message:
-        answered = False
-        try:
-            for request in requests:
-                await send_message(stream, request)
-            for _ in requests:
-                answer = await read_message(stream)
-                if answer.type == requests[-1].type:
-                    answered = stream.peer not in self._pool
-                    return answer
-            raise RemoteProtocolError("kad: an answer to another request", code="MALFORMED")
+                key = peer_id_to_bytes(oldest)
+                await self._rpc.ask(oldest, Message(type=Message.FIND_NODE, key=key))  # not all answer PING
+        except CocoonError:
+            self._table.remove(oldest)
+            self._switch.counters["dht_evicted"] += 1
+            self.described(newcomer)
         finally:
-            if answered:
-                self._pool[stream.peer] = stream
-            else:
-                stream.close_soon()
+            self._evicting.discard(oldest)
 
-    def _note_failure(self, peer: PeerId, error: CocoonError) -> None:
-        self._switch.counters["dht_rpc_failed"] += 1
-        if self._switch.link(peer) is None:  # one that is only slow stays
-            self._table.remove(peer)
-        logger.debug("kad with %s: %s", peer, error)
+    # --- maintenance -------------------------------------------------------------------------------------------------
 
-    def _seeds(self, target: int) -> list[PeerId]:
-        connected = [link.peer for link in self._switch.links() if KAD in link.protocols]
-        return [*self._table.nearest(target), *connected]
+    async def _work(self) -> None:
+        now = trio.current_time()
+        newcomers, self._newcomers = self._newcomers, []
+        await self._publisher.welcome(newcomers)
+        await self._publisher.republish(now)
+        if now >= self._refresh_at:
+            await self._refresh(now)
+        if now >= self._sweep_at:
+            self._sweep_at = now + DHT_SWEEP_INTERVAL_S
+            await self._sweep(now)
 
-    async def _wait_for_a_peer(self) -> None:
-        if not len(self._table) and self._expecting_peers:
-            with trio.move_on_after(_KAD_PEER_WAIT_S):
-                await self._grown.wait()
+    async def _refresh(self, now: float) -> None:
+        """Look for ourselves, which finds our neighbours, and into one part of the key space where nobody looked lately."""
+        # SPEC kad/1 §6.1
+        self._refresh_at = now + self._refresh_pause_s * random.uniform(0.8, 1.0)
+        self._refresh_pause_s = min(2 * self._refresh_pause_s, DHT_REFRESH_INTERVAL_S)
+        await self._find(peer_id_to_bytes(self._switch.peer_id))
+        bits = self._table.stale_prefix(now, DHT_BUCKET_STALE_S, _PREFIX_BITS_MAX)
+        if bits is not None:
+            await self._find(self._key_sharing(bits))
 
-
-class _Work:
-    """Several askers on one frontier: one that finds nobody to ask waits for the others' answers."""
-
-    def __init__(self, frontier: Frontier, nursery: trio.Nursery) -> None:
-        self._frontier = frontier
-        self._nursery = nursery
-        self._asking = 0
-        self._answered = trio.Event()
-
-    async def run(self, visit: Callable[[PeerId], Awaitable[bool]]) -> None:
+    def _key_sharing(self, bits: int) -> bytes:
+        """A key whose position shares just so many leading bits with ours."""
         while True:
-            peer = self._frontier.next()
-            if peer is None:
-                if not self._asking:
-                    return
-                await self._answered.wait()
+            key = secrets.token_bytes(32)
+            if self._table.shared_bits(position_of(key)) == bits:
+                return key
+
+    async def _sweep(self, now: float) -> None:
+        self._server.expire(now)
+        self._rpc.close_idle(now)
+        for link in self._switch.links():
+            if link.identified.is_set() and KAD not in link.protocols:
+                self._table.remove(link.peer)
+        self._mark_neighbours()
+        for peer, asked_at in list(self._rpc.made.items()):
+            if now - asked_at < DHT_CONNECTION_IDLE_S or self._is_needed(peer):
                 continue
-            self._asking += 1
-            try:
-                if await visit(peer):
-                    self._nursery.cancel_scope.cancel()
-            finally:
-                self._asking -= 1
-                self._answered.set()
-                self._answered = trio.Event()
+            self._switch.counters["dht_connections_closed"] += 1
+            await self._switch.disconnect(peer)
+
+    def _mark_neighbours(self) -> None:
+        """The switch keeps connections to our k nearest longer than others."""
+        nearest = set(self._table.neighbours())
+        for peer in nearest - self._neighbours:
+            self._switch.protect(peer, "neighbour")
+        for peer in self._neighbours - nearest:
+            self._switch.unprotect(peer, "neighbour")
+        self._neighbours = nearest
+
+    def _is_needed(self, peer: PeerId) -> bool:
+        """Whether a connection that a lookup made is worth keeping."""
+        link = self._switch.link(peer)
+        if link is None or not link.connection.is_outbound:
+            return True  # not ours to close
+        return (
+            bool(link.application_streams)
+            or bool(getattr(link, "tags", ()))
+            or peer in self._neighbours
+            or peer in self._publisher.homes()
+            or any(spared(peer) for spared in self.spares)
+        )
 
 
 def _ascii(key: str) -> bytes:

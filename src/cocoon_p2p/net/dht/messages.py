@@ -24,6 +24,7 @@ KAD = "/cocoon/kad/1.0.0"
 MESSAGE_BYTES_MAX = DHT_VALUE_BYTES_MAX + (DHT_BUCKET_PEERS_MAX + DHT_PROVIDERS_MAX) * 1024
 """A record and, for each peer of the longest answer, an id and sixteen addresses."""
 _KEY_BYTES_MAX = 512
+_TYPES = frozenset(Message.MessageType.values())
 _SHA2_256 = b"\x12\x20"  # multihash: sha2-256, 32 bytes
 _CONTENT_ID_BYTES = 32
 
@@ -34,7 +35,12 @@ async def send_message(stream: ReadWriter, message: Message) -> None:
 
 async def read_message(stream: ReadWriter) -> Message:
     """Raises RemoteProtocolError for what is no message, TransportError when the stream ends."""
-    raw = await read_prefixed(stream, MESSAGE_BYTES_MAX)
+    return parse_message(await read_prefixed(stream, MESSAGE_BYTES_MAX))
+
+
+def parse_message(raw: bytes) -> Message:
+    """Raises RemoteProtocolError: MALFORMED, UNKNOWN_TAG, BOUND."""
+    # SPEC kad/1 §3.2
     message = Message()
     try:
         message.ParseFromString(raw)
@@ -42,12 +48,15 @@ async def read_message(stream: ReadWriter) -> Message:
         raise RemoteProtocolError("kad: not a protobuf message", code="MALFORMED") from error
     if len(message.key) > _KEY_BYTES_MAX:
         raise RemoteProtocolError(f"kad: a key of {len(message.key)} bytes", code="BOUND")
+    if message.type not in _TYPES:
+        raise RemoteProtocolError(f"kad: no message of type {message.type}", code="UNKNOWN_TAG")
     return message
 
 
 def provider_key(content_id: bytes) -> bytes:
     """The key under which a content id stands in ADD_PROVIDER and GET_PROVIDERS: a multihash, kad-dht 1.0. js-libp2p and
     go-libp2p refuse anything else, and it is what is hashed to the position."""
+    # SPEC kad/1 §5
     return _SHA2_256 + content_id
 
 

@@ -1,24 +1,22 @@
-"""What a gossiper remembers: ids it has seen, recent messages for those who missed them, and how fast others talk."""
+"""What a gossiper remembers: ids it has seen, and recent messages for those who missed them. Bounded in number and bytes."""
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from typing import Generic, TypeVar
 
-from cocoon_p2p.ids import PeerId
-from cocoon_p2p.limits import BOOK_PEERS_MAX, GOSSIP_SEEN_MAX, GOSSIP_SEEN_S
+from cocoon_p2p.limits import GOSSIP_KEPT_BYTES_MAX, GOSSIP_SEEN_MAX, GOSSIP_SEEN_S
 
-Message = TypeVar("Message")
 # gossipsub-v1.0.md, "Parameters": mcache_len and mcache_gossip, in heartbeats
 _KEPT_TURNS, _TOLD_TURNS = 5, 3
 
 
-class MessageMemory(Generic[Message]):
-    """Ids for GOSSIP_SEEN_S; whole messages for five heartbeats, of which the last three are told to others."""
+class MessageMemory:
+    """Ids for GOSSIP_SEEN_S; whole messages, encoded, for five heartbeats, of which the last three are told to others."""
 
     def __init__(self) -> None:
         self._seen: OrderedDict[bytes, float] = OrderedDict()
-        self._turns: deque[dict[bytes, tuple[str, Message]]] = deque([{}], maxlen=_KEPT_TURNS)
+        self._turns: deque[dict[bytes, tuple[str, bytes]]] = deque([{}], maxlen=_KEPT_TURNS)
+        self._kept_bytes = 0
 
     def has(self, message_id: bytes) -> bool:
         return message_id in self._seen
@@ -28,10 +26,15 @@ class MessageMemory(Generic[Message]):
         while len(self._seen) > GOSSIP_SEEN_MAX:
             self._seen.popitem(last=False)
 
-    def remember(self, message_id: bytes, topic: str, message: Message) -> None:
-        self._turns[-1][message_id] = (topic, message)
+    def remember(self, message_id: bytes, topic: str, entry: bytes) -> None:
+        """Keep a message for those who ask; beyond GOSSIP_KEPT_BYTES_MAX the oldest goes."""
+        self._turns[-1][message_id] = (topic, entry)
+        self._kept_bytes += len(entry)
+        for turn in self._turns:
+            while turn and self._kept_bytes > GOSSIP_KEPT_BYTES_MAX:
+                self._kept_bytes -= len(turn.pop(next(iter(turn)))[1])
 
-    def recall(self, message_id: bytes) -> Message | None:
+    def recall(self, message_id: bytes) -> bytes | None:
         for turn in self._turns:
             if message_id in turn:
                 return turn[message_id][1]
@@ -44,31 +47,11 @@ class MessageMemory(Generic[Message]):
 
     def turn(self, now: float) -> None:
         """A heartbeat went by."""
+        if len(self._turns) == _KEPT_TURNS:
+            self._kept_bytes -= sum(len(entry) for _, entry in self._turns[0].values())
         self._turns.append({})
         while self._seen:
             message_id, until = next(iter(self._seen.items()))
             if until > now:
                 break
             del self._seen[message_id]
-
-
-class RateLimiter:
-    """A token bucket a peer: `per_second` on average, two seconds' worth at once."""
-
-    def __init__(self, per_second: float) -> None:
-        self._per_second = per_second
-        self._burst = 2 * per_second
-        self._buckets: OrderedDict[PeerId, tuple[float, float]] = OrderedDict()
-
-    def allows(self, peer: PeerId, now: float) -> bool:
-        tokens, at = self._buckets.get(peer, (self._burst, now))
-        tokens = min(self._burst, tokens + (now - at) * self._per_second)
-        allowed = tokens >= 1.0
-        self._buckets[peer] = (tokens - 1.0 if allowed else tokens, now)
-        self._buckets.move_to_end(peer)
-        while len(self._buckets) > BOOK_PEERS_MAX:
-            self._buckets.popitem(last=False)
-        return allowed
-
-    def forget(self, peer: PeerId) -> None:
-        self._buckets.pop(peer, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidSignature
@@ -10,12 +11,23 @@ from google.protobuf.message import DecodeError
 
 from cocoon_p2p.errors import RemoteProtocolError
 from cocoon_p2p.ids import PeerId, peer_id_from_bytes, peer_id_to_bytes, public_key_of
-from cocoon_p2p.limits import GOSSIP_MESSAGE_BYTES_MAX
+from cocoon_p2p.limits import (
+    GOSSIP_CONTROL_ENTRIES_MAX,
+    GOSSIP_IDS_PER_HEARTBEAT_MAX,
+    GOSSIP_MESSAGE_BYTES_MAX,
+    GOSSIP_MESSAGES_PER_RPC_MAX,
+    GOSSIP_TOPIC_CHARS_MAX,
+)
+from cocoon_p2p.net.multistream import encode_varint
 from cocoon_p2p.net.pb.gossip_pb2 import RPC, Message
 
 MESHSUB = ("/meshsub/1.1.0", "/meshsub/1.0.0")
 _SIGNING_PREFIX = b"libp2p-pubsub:"
 _SEQUENCE_BYTES = 8
+_PUBLISH_FIELD = b"\x12"  # field 2 of RPC, length-delimited
+_PEER_ID_HEAD = bytes.fromhex("0024")  # multihash: identity, 36 bytes
+_KEY_HEAD = bytes.fromhex("08011220")  # protobuf PublicKey: Ed25519, 32 bytes
+_ID_BYTES = len(_PEER_ID_HEAD) + len(_KEY_HEAD) + 32 + _SEQUENCE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +42,7 @@ class Gossiped:
 
 
 def sign_message(key: Ed25519PrivateKey, author: PeerId, topic: str, data: bytes, sequence: int) -> Gossiped:
+    # SPEC gossip/1 §3.1
     message = Message(
         from_id=peer_id_to_bytes(author), data=data, seqno=sequence.to_bytes(_SEQUENCE_BYTES), topicIDs=[topic]
     )
@@ -38,23 +51,50 @@ def sign_message(key: Ed25519PrivateKey, author: PeerId, topic: str, data: bytes
 
 
 def message_id(message: Message) -> bytes:
-    """Author and sequence number: the default of every implementation."""
+    """Author and sequence number: the default of go-libp2p, rust-libp2p and py-libp2p."""
+    # SPEC gossip/1 §3.2
     return bytes(message.from_id + message.seqno)
 
 
+def known_id(raw: bytes) -> bytes | None:
+    """An id out of a neighbour's IHAVE or IWANT as we write it; None for what cannot be one.
+
+    js-libp2p's ids begin with the author's public key where all others' begin with its peer id, which is that key and two
+    bytes before it.
+    """
+    # SPEC gossip/1 §3.2
+    if len(raw) == _ID_BYTES and raw.startswith(_PEER_ID_HEAD + _KEY_HEAD):
+        return raw
+    if len(raw) == _ID_BYTES - len(_PEER_ID_HEAD) and raw.startswith(_KEY_HEAD):
+        return _PEER_ID_HEAD + raw
+    return None
+
+
+def author_of(message: Message) -> PeerId:
+    """Who a message says it is from, not checked. Raises RemoteProtocolError(code="SIGNATURE")."""
+    try:
+        return peer_id_from_bytes(message.from_id)
+    except ValueError as error:
+        raise RemoteProtocolError("gossip: the author is no Ed25519 peer", code="SIGNATURE") from error
+
+
 def verify_message(message: Message) -> Gossiped:
-    """Raises RemoteProtocolError(code=...) for one that is too big, has not exactly one topic, or is not its author's.
+    """Raises RemoteProtocolError(code=...): BOUND too long; MALFORMED not exactly one topic, or no sequence number;
+    SIGNATURE not its author's.
 
     The key is read from the author's id; a `key` field is not looked at.
     """
-    if len(message.data) > GOSSIP_MESSAGE_BYTES_MAX or len(message.seqno) > _SEQUENCE_BYTES:
+    # SPEC gossip/1 §3.3
+    if len(message.data) > GOSSIP_MESSAGE_BYTES_MAX:
         raise RemoteProtocolError("gossip: a message that is too long", code="BOUND")
-    if len(message.topicIDs) != 1:
-        raise RemoteProtocolError("gossip: a message has one topic", code="MALFORMED")
+    if len(message.topicIDs) != 1 or len(message.seqno) != _SEQUENCE_BYTES:
+        raise RemoteProtocolError("gossip: a message has one topic and a number of 8 bytes", code="MALFORMED")
+    if len(message.topicIDs[0]) > GOSSIP_TOPIC_CHARS_MAX:
+        raise RemoteProtocolError("gossip: a topic that is too long", code="BOUND")
+    author = author_of(message)
+    signed = Message(from_id=message.from_id, data=message.data, seqno=message.seqno, topicIDs=message.topicIDs)
+    body = _SIGNING_PREFIX + signed.SerializeToString()
     try:
-        author = peer_id_from_bytes(message.from_id)
-        signed = Message(from_id=message.from_id, data=message.data, seqno=message.seqno, topicIDs=message.topicIDs)
-        body = _SIGNING_PREFIX + signed.SerializeToString()
         Ed25519PublicKey.from_public_bytes(public_key_of(author)).verify(message.signature, body)
     except (ValueError, InvalidSignature) as error:
         raise RemoteProtocolError("gossip: not signed by its author", code="SIGNATURE") from error
@@ -62,10 +102,47 @@ def verify_message(message: Message) -> Gossiped:
 
 
 def parse_rpc(raw: bytes) -> RPC:
-    """Raises RemoteProtocolError."""
+    """Raises RemoteProtocolError: MALFORMED for what is no RPC, BOUND for lists that nobody needs so long."""
     rpc = RPC()
     try:
         rpc.ParseFromString(raw)
     except DecodeError as error:
         raise RemoteProtocolError("gossip: not a protobuf message", code="MALFORMED") from error
+    # SPEC gossip/1 §4
+    control = rpc.control
+    if max(len(rpc.subscriptions), len(control.graft), len(control.prune)) > GOSSIP_CONTROL_ENTRIES_MAX:
+        raise RemoteProtocolError("gossip: too many subscriptions, grafts or prunes in one RPC", code="BOUND")
+    if max(len(control.ihave), len(control.iwant)) > GOSSIP_CONTROL_ENTRIES_MAX:
+        raise RemoteProtocolError("gossip: too many lists of ids in one RPC", code="BOUND")
+    if len(rpc.publish) > GOSSIP_MESSAGES_PER_RPC_MAX:
+        raise RemoteProtocolError(f"gossip: {len(rpc.publish)} messages in one RPC", code="BOUND")
+    return rpc
+
+
+def publish_entry(message: Message) -> bytes:
+    """A message as a field of an RPC. Encoded once for all neighbours; several in a row are one RPC."""
+    raw = message.SerializeToString()
+    return _PUBLISH_FIELD + encode_varint(len(raw)) + raw
+
+
+def ihave(topic: str, message_ids: list[bytes]) -> RPC:
+    """The most recent of `message_ids` (oldest first), as many as a neighbour may ask for."""
+    rpc = RPC()
+    rpc.control.ihave.add(topicID=topic, messageIDs=message_ids[-GOSSIP_IDS_PER_HEARTBEAT_MAX:])
+    return rpc
+
+
+def subscriptions(topics: Iterable[str], *, subscribe: bool) -> RPC:
+    return RPC(subscriptions=[RPC.SubOpts(subscribe=subscribe, topicid=topic) for topic in topics])
+
+
+def graft(topic: str) -> RPC:
+    rpc = RPC()
+    rpc.control.graft.add(topicID=topic)
+    return rpc
+
+
+def prune(topic: str, backoff_s: float) -> RPC:
+    rpc = RPC()
+    rpc.control.prune.add(topicID=topic, backoff=int(backoff_s))
     return rpc

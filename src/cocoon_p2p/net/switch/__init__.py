@@ -1,1 +1,3 @@
-"""All connections of one node: dialling, accepting, bounding, and the streams on them."""
+"""Connections: who may come in (gate.py and what it counts with: origins.py, rates.py, bans.py; inbound.py), how others are
+reached (outbound.py, dialling.py), how a pipe becomes a connection (upgrade.py), which connections there are and which must
+go (links.py, trimming.py), and their streams (streams.py). switch.py holds it together."""

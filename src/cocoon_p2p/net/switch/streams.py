@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -10,13 +11,15 @@ import trio
 
 from cocoon_p2p.errors import CocoonError, RemoteProtocolError, TransportError
 from cocoon_p2p.ids import PeerId
-from cocoon_p2p.limits import STREAM_OPEN_TIMEOUT_S
+from cocoon_p2p.limits import REFUSED_STREAM_WAIT_S, REFUSED_STREAMS_HELD_MAX, STREAM_OPEN_TIMEOUT_S
 from cocoon_p2p.net import multistream
+from cocoon_p2p.net.external_frames import DataLane
 from cocoon_p2p.net.framing import FramedStream
 from cocoon_p2p.net.port import StreamHandler
-from cocoon_p2p.net.supervisor import run_guarded, run_handler
-from cocoon_p2p.net.switch.switch import Link, Switch, deadline
-from cocoon_p2p.net.yamux.muxer import MuxStream
+from cocoon_p2p.net.supervisor import deadline, run_guarded, run_handler
+from cocoon_p2p.net.switch.links import Link
+from cocoon_p2p.net.switch.switch import Switch
+from cocoon_p2p.net.yamux.stream import MuxStream
 
 logger = logging.getLogger("cocoon_p2p.net")
 
@@ -35,6 +38,9 @@ class Streams:
         self._nursery = nursery
         self._internal: dict[str, ProtocolHandler] = {}
         self._application: dict[str, StreamHandler] = {}
+        self._refusals_held: Counter[PeerId] = Counter()
+        self.lane_of: Callable[[Link], DataLane] | None = None
+        """What gives the application's streams data sockets (net/bulk)."""
         switch.on_stream = self._start_serving
 
     def protocols(self) -> list[str]:
@@ -43,8 +49,14 @@ class Streams:
     def set_internal(self, protocol: str, handler: ProtocolHandler) -> None:
         self._internal[protocol] = handler
 
+    def remove_internal(self, protocol: str) -> None:
+        """Serve it no longer; streams that are open go on."""
+        self._internal.pop(protocol, None)
+
     def set_handler(self, protocol: str, handler: StreamHandler) -> None:
         self._application[protocol] = handler
+
+    # --- opening -----------------------------------------------------------------------------------------------------
 
     async def open_framed(self, peer: PeerId, protocol: str) -> FramedStream:
         """A stream of the application. Raises TransportError."""
@@ -74,6 +86,7 @@ class Streams:
                 await multistream.propose(stream, *protocols)
                 agreed = True
             except RemoteProtocolError as error:
+                self._switch.report(link.peer, "malformed")
                 raise TransportError(f"{link.peer}: {error}", outcome_known=True, code="MULTISTREAM") from error
             finally:
                 if not agreed:
@@ -86,24 +99,32 @@ class Streams:
 
         def done() -> None:
             link.application_streams -= 1
+            link.used_at = trio.current_time()
 
-        return FramedStream(link.peer, protocol, stream, on_done=done)
+        lane = None if self.lane_of is None else self.lane_of(link)
+        return FramedStream(link.peer, protocol, stream, on_done=done, lane=lane)
+
+    # --- serving -----------------------------------------------------------------------------------------------------
 
     def _start_serving(self, link: Link, stream: MuxStream) -> None:
+        refusal = self._switch.gate.admit_stream(link.peer, link.origin, trio.current_time())
+        if refusal is not None:
+            self._switch.counters[refusal.value] += 1
+            stream.reset_soon()
+            return
         self._nursery.start_soon(self._serve_guarded, link, stream)
 
     async def _serve_guarded(self, link: Link, stream: MuxStream) -> None:
         """What fails here, outside of the handler, harms this stream alone, too."""
-        if not await run_guarded("stream", partial(self._serve, link, stream), self._switch.counters):
-            stream.reset_soon()
+        try:
+            if not await run_guarded("stream", partial(self._serve, link, stream), self._switch.counters):
+                stream.reset_soon()
+        finally:
+            self._switch.gate.release_stream(link.peer, link.origin)
 
     async def _serve(self, link: Link, stream: MuxStream) -> None:
-        try:
-            with deadline(STREAM_OPEN_TIMEOUT_S, "negotiation"):
-                protocol = await multistream.accept(stream, self.protocols())
-        except CocoonError as error:
-            self._switch.counters["negotiation_failed"] += 1
-            logger.debug("stream of %s: %s", link.peer, error)
+        protocol = await self._agree(link, stream)
+        if protocol is None:
             await stream.reset()
             return
         link.used_at = trio.current_time()
@@ -114,6 +135,39 @@ class Streams:
             await stream.close()
         else:
             await stream.reset()
+
+    async def _agree(self, link: Link, stream: MuxStream) -> str | None:
+        """The protocol of an inbound stream; None when there is none to agree on."""
+        refuse = partial(self._hold_refusal, link.peer)
+        try:
+            with deadline(STREAM_OPEN_TIMEOUT_S, "negotiation"):
+                return await multistream.accept(stream, self.protocols(), on_unknown=refuse)
+        except CocoonError as error:
+            self._switch.counters["negotiation_failed"] += 1
+            logger.debug("stream of %s: %s", link.peer, error)
+            if isinstance(error, RemoteProtocolError):
+                self._switch.report(link.peer, "malformed")
+            elif error.code == "TIMEOUT" and not link.connection.is_over:
+                self._switch.report(link.peer, "idle_streams")
+            return None
+
+    async def _hold_refusal(self, peer: PeerId) -> None:
+        """Before a stream for a protocol that we do not speak is answered: a peer that asks for many waits for it.
+
+        Raises TransportError when too many of its streams wait already.
+        """
+        if self._switch.gate.allows_refusal(peer, trio.current_time()):
+            return
+        self._switch.counters["stream_refused_unknown_protocols"] += 1
+        if self._refusals_held[peer] >= REFUSED_STREAMS_HELD_MAX:
+            raise TransportError(f"{peer} asks for too many protocols", outcome_known=True, code="RATE")
+        self._refusals_held[peer] += 1
+        try:
+            await trio.sleep(REFUSED_STREAM_WAIT_S)
+        finally:
+            self._refusals_held[peer] -= 1
+            if not self._refusals_held[peer]:
+                del self._refusals_held[peer]
 
 
 async def _has_died(link: Link, error: TransportError) -> bool:

@@ -1,1 +1,1 @@
-"""Byte pipes between machines, and how they become authenticated, multiplexed connections."""
+"""Pipes of bytes to other machines, before anything is encrypted, and how they are opened and accepted."""

@@ -1,0 +1,62 @@
+"""`cocoon-node invite`: what another machine joins by."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any
+
+from cocoon_p2p.cli.output import print_hint, print_json, print_note, terminal_columns
+from cocoon_p2p.cli.place import find_home, running_node
+from cocoon_p2p.cli.words import short_until
+
+
+def run_invite(options: argparse.Namespace) -> int:
+    """The invite on stdout; what should be known about it on stderr."""
+    with running_node(find_home(options)) as api:
+        invite = api.get("/v1/invite", hours=options.hours, with_network_key=1 if options.with_network_key else None)
+        reachability = api.get("/v1/status").get("reachability") or {}
+    if options.json:
+        print_json(invite)
+        return 0
+    if options.qr:
+        _draw(invite["invite"])
+    print(invite["invite"], flush=True)
+    _say_use(invite)
+    _warn(invite, reachability)
+    return 0
+
+
+def _draw(text: str) -> None:
+    from cocoon_p2p.cli.qr import qr_lines
+
+    terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    lines = qr_lines(text.upper(), coloured=terminal)  # capitals: QR's alphanumeric mode
+    if terminal and len(qr_lines(text.upper(), coloured=False)[0]) > terminal_columns():
+        print_note("the terminal is too narrow for the QR code: make it wider, and ask again")
+        return
+    print("\n".join(lines))
+
+
+def _say_use(invite: dict[str, Any]) -> None:
+    network = invite.get("network_fingerprint")
+    print_note("on the other machine: cocoon-node join INVITE, then cocoon-node up")
+    if invite.get("expires_at_ms"):
+        print_note(f"to be used within {short_until(invite['expires_at_ms'])}")
+    if network and not invite.get("has_network_key"):
+        name = invite.get("network_name") or network[:8]
+        print_note(
+            f"it is for the private network {name}; who joins needs its key first, or an invite made with --with-network-key"
+        )
+
+
+def _warn(invite: dict[str, Any], reachability: dict[str, Any]) -> None:
+    if invite.get("has_network_key"):
+        print_hint("this invite holds the private network's key: whoever sees it can enter the network for ever")
+    addresses = invite.get("addresses") or []
+    if addresses and all(each.startswith(("/ip4/127.", "/ip6/::1/")) for each in addresses):
+        print_hint("this node listens on this machine only, and so the invite works on this machine only")
+    elif reachability.get("state") == "private":
+        advice = reachability.get("advice") or "see nodes/REACHABILITY.md"
+        print_hint(f"machines outside the local network cannot reach this node: {advice}")

@@ -1,0 +1,92 @@
+"""`cocoon-node join INVITE`: into the running node, or into the home folder for the next start."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+from cocoon_p2p.cli.api_client import connect
+from cocoon_p2p.cli.output import print_json, print_note
+from cocoon_p2p.cli.place import home_option, load_place
+from cocoon_p2p.cli.words import short_peer
+from cocoon_p2p.config_edit import add_bootstrap
+from cocoon_p2p.drivers.invites import Invitation, read_invite, require_usable
+from cocoon_p2p.errors import ConfigError
+from cocoon_p2p.home import Home, PrivateNetwork
+from cocoon_p2p.rows import joined_row
+
+
+def run(options: argparse.Namespace) -> int:
+    """A node that runs connects at once; without one the addresses go into node.toml."""
+    home, _ = load_place(options)
+    text = "".join(options.invite)  # a terminal may have folded it
+    file = Path(options.config) if options.config else None
+    api = connect(home.api_socket())
+    if api is None:
+        _join_offline(options, home, file, text)
+        return 0
+    with api:
+        row = api.post("/v1/join", {"invite": text})
+    if file is not None:
+        invitation = read_invite(text, now_ms=_now_ms())
+        add_bootstrap(file, invitation.entries, private=bool(invitation.fingerprint))
+    if options.json:
+        print_json({**row, "connected": True, "entered_private_network": False})
+    else:
+        print_note(f"connected to {short_peer(row['peer_id'])}, and remembered for the next start")
+        print_note(f"look around: cocoon-node peers{home_option(home)}, cocoon-node offers{home_option(home)}")
+    return 0
+
+
+def _join_offline(options: argparse.Namespace, home: Home, file: Path | None, text: str) -> None:
+    invitation = read_invite(text, now_ms=_now_ms())
+    entered = join_home(home, invitation, file)
+    row = joined_row(invitation, file or home.config_file)
+    if options.json:
+        print_json({**row, "connected": False, "entered_private_network": entered})
+        return
+    if entered:
+        print_note(f"this home is in the private network {network_title(row)} from now on")
+    print_note(f"{short_peer(invitation.peer)} is one to enter the network by now: {row['written_to']}")
+    config = f" --config {options.config}" if options.config else ""
+    print_note(f"next: cocoon-node up{config}{home_option(home)}")
+
+
+def join_home(home: Home, invitation: Invitation, file: Path | None = None) -> bool:
+    """Make the home if needed, take the network key over if the invite holds one, and write the addresses into `file` (the
+    home's node.toml); whether this home entered a private network by that. Raises ConfigError."""
+    own = home.identity().peer_id if home.initialised else None
+    network = home.private_network()
+    fingerprint = "" if network is None else network.fingerprint
+    enters = invitation.network_key is not None and network is None
+    if enters:
+        _require_right_key(invitation)
+        fingerprint = invitation.fingerprint
+    require_usable(invitation, own=own, fingerprint=fingerprint)
+    home.init()
+    if enters and invitation.network_key is not None:
+        home.enter_private_network(PrivateNetwork(invitation.network_key, invitation.network_name))
+    add_bootstrap(file or home.config_file, invitation.entries, private=bool(fingerprint))
+    return enters
+
+
+def network_title(row: dict[str, Any]) -> str:
+    """ "büro (3f2a91c0…)"."""
+    fingerprint = f"{str(row.get('network_fingerprint') or '')[:8]}…"
+    name = row.get("network_name")
+    return f"{name} ({fingerprint})" if name else fingerprint
+
+
+def _require_right_key(invitation: Invitation) -> None:
+    if PrivateNetwork(invitation.network_key or b"").fingerprint != invitation.fingerprint:
+        raise ConfigError(
+            "this invite contradicts itself: its key is not that of the network it names",
+            code="INVITE",
+            hint="ask for a new one: cocoon-node invite --with-network-key",
+        )
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

@@ -1,0 +1,90 @@
+// js-libp2p in a browser page: does what ./plan says over WebSocket, and posts what it saw to ./result.
+import { noise } from '@chainsafe/libp2p-noise'
+import { yamux } from '@chainsafe/libp2p-yamux'
+import { gossipsub } from '@libp2p/gossipsub'
+import { identify } from '@libp2p/identify'
+import { kadDHT, passthroughMapper } from '@libp2p/kad-dht'
+import { ping } from '@libp2p/ping'
+import { webSockets } from '@libp2p/websockets'
+import { multiaddr } from '@multiformats/multiaddr'
+import { createLibp2p } from 'libp2p'
+
+const text = new TextDecoder()
+const bytes = new TextEncoder()
+
+async function echo (node, peer, protocol, size) {
+  const sent = new Uint8Array(4 + size + 4) // one frame, and the end frame
+  new DataView(sent.buffer).setUint32(0, size)
+  for (let i = 0; i < size; i += 65536) crypto.getRandomValues(sent.subarray(4 + i, 4 + Math.min(size, i + 65536)))
+  const stream = await node.dialProtocol(peer, protocol)
+  const write = async () => {
+    for (let start = 0; start < sent.length; start += 200000) {
+      if (!stream.send(sent.subarray(start, start + 200000))) await stream.onDrain()
+    }
+    await stream.close()
+  }
+  const writing = write()
+  let received = 0
+  let same = true
+  for await (const piece of stream) {
+    const got = piece.subarray()
+    for (let i = 0; i < got.length; i++) same &&= got[i] === sent[received + i]
+    received += got.length
+  }
+  await writing
+  return same && received === sent.length
+}
+
+async function run ({ address, echoProtocol, echoBytes, topic, say, recordKey }) {
+  const node = await createLibp2p({
+    transports: [webSockets()],
+    connectionEncrypters: [noise()],
+    streamMuxers: [yamux()],
+    connectionGater: { denyDialMultiaddr: () => false }, // a page may not dial loopback otherwise
+    services: {
+      identify: identify(),
+      ping: ping(),
+      pubsub: gossipsub({ globalSignaturePolicy: 'StrictSign', allowPublishToZeroTopicPeers: true }),
+      dht: kadDHT({
+        protocol: '/cocoon/kad/1.0.0',
+        clientMode: true,
+        peerInfoMapper: passthroughMapper,
+        validators: { 'test-records': async () => {} },
+        selectors: { 'test-records': () => 0 }
+      })
+    }
+  })
+  const heard = new Promise(resolve => {
+    node.services.pubsub.addEventListener('message', ({ detail }) => resolve(text.decode(detail.data)))
+  })
+  node.services.pubsub.subscribe(topic)
+  const connection = await node.dial(multiaddr(address))
+  const peer = connection.remotePeer
+  const { agentVersion, protocols } = await node.services.identify.identify(connection)
+  const pings = [await node.services.ping.ping(peer), await node.services.ping.ping(peer)]
+  const echoed = await echo(node, peer, echoProtocol, echoBytes)
+  while (node.services.dht.routingTable.size === 0) await new Promise(resolve => setTimeout(resolve, 20))
+  let record = null
+  for await (const event of node.services.dht.get(bytes.encode(recordKey))) {
+    if (event.name === 'VALUE') { record = text.decode(event.value); break }
+  }
+  while (!node.services.pubsub.getMeshPeers(topic).includes(peer.toString())) await new Promise(resolve => setTimeout(resolve, 20))
+  await node.services.pubsub.publish(topic, bytes.encode(say))
+  return {
+    address: connection.remoteAddr.toString(),
+    agent: agentVersion,
+    protocols,
+    pings,
+    echoed,
+    record,
+    heard: await heard,
+    own: node.peerId.toString(),
+    browser: navigator.userAgent
+  }
+}
+
+const post = body => fetch('./result', { method: 'POST', body: JSON.stringify(body) })
+fetch('./plan').then(answer => answer.json()).then(run).then(
+  ok => post({ ok }),
+  error => post({ error: String(error?.stack ?? error) })
+)

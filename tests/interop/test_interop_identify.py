@@ -1,0 +1,51 @@
+"""Signed peer records and identify/push with peers of another make."""
+
+from __future__ import annotations
+
+import pytest
+from foreign import OpenForeign
+from interop_nodes import dial_each_other, identified_link, open_node, polled
+
+from cocoon_p2p.net.identify.identify import IDENTIFY_PUSH
+from cocoon_p2p.testing.net_contract import ECHO, echo
+
+LATE = "/test/late/1"
+
+
+@pytest.mark.parametrize("implementation", ["js", "go"])
+@pytest.mark.parametrize("we_dial", [True, False], ids=["we dial", "they dial"])
+async def test_their_signed_records_are_read(open_foreign: OpenForeign, we_dial: bool) -> None:
+    async with open_node(1) as network, open_foreign() as foreign:
+        await dial_each_other(network, foreign, we_dial=we_dial)
+        await identified_link(network, foreign.peer_id)
+        await polled(lambda: network._identification._sequences.get(foreign.peer_id, 0) > 0)
+        assert set(foreign.addresses) <= set(map(str, network._switch.book.get(foreign.peer_id)))
+        assert not {"peer_bad_signature", "peer_malformed"} & set(network.counters())
+
+
+@pytest.mark.parametrize("implementation", ["js"])
+async def test_our_signed_record_and_our_pushes_are_taken(open_foreign: OpenForeign) -> None:
+    async with open_node(1) as network, open_foreign() as foreign:
+        await network.connect(foreign.peer_id, foreign.addresses)
+        link = await identified_link(network, foreign.peer_id)
+        assert IDENTIFY_PUSH in link.protocols
+        known: dict[str, list[str]] = {}
+        while known.get("certified") != list(network.addresses()):
+            known = await foreign.call("known", peer=network.peer_id)
+        assert ECHO not in known["protocols"]
+        network.set_handler(ECHO, echo)
+        while ECHO not in known["protocols"]:
+            known = await foreign.call("known", peer=network.peer_id)
+        moved = "/ip4/127.0.0.1/tcp/4999"
+        network.announce([moved])
+        while known["certified"] != [moved]:
+            known = await foreign.call("known", peer=network.peer_id)
+
+
+@pytest.mark.parametrize("implementation", ["js"])
+async def test_their_pushes_are_taken(open_foreign: OpenForeign) -> None:
+    async with open_node(1) as network, open_foreign() as foreign:
+        await network.connect(foreign.peer_id, foreign.addresses)
+        link = await identified_link(network, foreign.peer_id)
+        await foreign.call("handle", protocol=LATE)
+        await polled(lambda: LATE in link.protocols)
