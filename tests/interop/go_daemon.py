@@ -64,6 +64,7 @@ class Pipe:
 class GoDaemon:
     def __init__(self, folder: Path, messages: ModuleType, nursery: trio.Nursery) -> None:
         self._folder = folder
+        self._echo_path = str(folder / "echo.sock")
         self._pb = messages
         self._nursery = nursery
         self._feeds: dict[str, Pipe] = {}
@@ -81,19 +82,22 @@ class GoDaemon:
             self.peer_id = peer_id_from_bytes(answer.identify.id)
             found = map(address_from_bytes, answer.identify.addrs)
             self.addresses = [str(address) for address in found if address is not None]
-        path = str(self._folder / "echo.sock")
         socket = trio.socket.socket(trio.socket.AF_UNIX)
-        await socket.bind(path)
+        await socket.bind(self._echo_path)
         socket.listen()
         self._nursery.start_soon(trio.serve_listeners, self._serve_echo, [trio.SocketListener(socket)])
-        handler = self._pb.StreamHandlerRequest(addr=_unix_address(path), proto=[ECHO], balanced=False)
-        async with self._asked(self._pb.Request.STREAM_HANDLER, streamHandler=handler):
-            pass
+        await self.do_handle(ECHO)
 
     async def end(self) -> None:
         with trio.CancelScope(shield=True):
             for pipe in self._feeds.values():
                 await trio.aclose_forcefully(pipe.stream)
+
+    async def do_handle(self, protocol: str) -> None:
+        """By echo."""
+        handler = self._pb.StreamHandlerRequest(addr=_unix_address(self._echo_path), proto=[protocol], balanced=False)
+        async with self._asked(self._pb.Request.STREAM_HANDLER, streamHandler=handler):
+            pass
 
     async def do_connect(self, address: str) -> None:
         target = parse_address(address)
@@ -159,11 +163,18 @@ class GoDaemon:
 
     async def do_wait_dht(self) -> None:
         """Until the daemon's routing table has somebody."""
-        while True:
-            with suppress(ForeignError):  # "failed to find any peer in table"
-                if await self._dht(self._pb.DHTRequest.GET_CLOSEST_PEERS, key=b"any"):
-                    return
+        while not await self.do_dht_peers():  # noqa: ASYNC110
             await trio.sleep(_POLL_S)
+
+    async def do_dht_peers(self) -> list[PeerId]:
+        """Those in the daemon's routing table, 20 at most."""
+        try:
+            found = await self._dht(self._pb.DHTRequest.GET_CLOSEST_PEERS, key=b"any")
+        except ForeignError as error:
+            if "failed to find any peer in table" in str(error):
+                return []
+            raise
+        return [peer_id_from_bytes(answer.value) for answer in found]
 
     async def do_provide(self, key: str) -> None:
         await self._dht(self._pb.DHTRequest.PROVIDE, cid=_RAW_CID + bytes.fromhex(key))

@@ -70,9 +70,10 @@ async def polled(condition: Callable[[], bool]) -> None:
 
 
 async def dial(network: Libp2pNetwork, foreign: Foreign, ours: str, *, we_dial: bool) -> None:
-    """They at our address `ours`, or we at theirs."""
+    """They at our address `ours`, or we at theirs. By then each knows of the other."""
     if we_dial:
         await network.connect(foreign.peer_id, foreign.addresses)
+        await identified_link(network, foreign.peer_id)  # it has answered, so it has the connection in its list
     else:
         await foreign.call("connect", address=f"{ours}/p2p/{network.peer_id}")
         await polled(lambda: bool(network.peers()))

@@ -34,7 +34,7 @@ def browser_bundle() -> Path:
     modules = js_modules()
     bundle = modules / f"browser.{os.getpid()}.js"
     esbuild = modules / "node_modules" / "esbuild" / "bin" / "esbuild"
-    options = ["--bundle", "--format=iife", "--log-level=warning", f"--outfile={bundle}"]
+    options = ["--bundle", "--format=esm", "--log-level=warning", f"--outfile={bundle}"]
     _install(
         [node_program(modules), str(esbuild), str(_staged(modules, "browser.mjs")), *options], modules, "a browser"
     )

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+from foreign import ForeignError
 from interop_nodes import open_node
 from makes import Unavailable, browser_bundle, chromium
 
-from cocoon_p2p.net.libp2p import Libp2pNetwork
+from cocoon_p2p.errors import TransportError
+from cocoon_p2p.ids import PeerId
 from cocoon_p2p.testing.net_contract import ECHO, KEY, TOPIC, echo
 
 ECHO_BYTES = 1 << 20
 RECORD, WORD, ANSWER = b"7:a record", "from the page", "from the node"
-# Without these it looks up and dials hosts of its maker.
+# It looks up and dials hosts of its maker otherwise. No name leads anywhere, whatever these leave.
 _SWITCHES = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--no-proxy-server",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )  # fmt: skip
 
 
@@ -41,47 +43,61 @@ def browser() -> tuple[str, bytes]:
 
 
 async def test_a_page_uses_everything(browser: tuple[str, bytes], tmp_path: Path) -> None:
-    program, script = browser
-    async with open_node(1) as network:
+    async with open_node(1) as network, network.subscribe(TOPIC, lambda author, data: True) as heard:
         network.set_handler(ECHO, echo)
-        async with heard_on(network) as heard:
-            await publish_record(network)
-            plan = {
-                "address": f"{network.addresses()[0]}/ws/p2p/{network.peer_id}",
-                "echoProtocol": ECHO, "echoBytes": ECHO_BYTES, "topic": TOPIC, "say": WORD, "recordKey": KEY,
-            }  # fmt: skip
-            with site(script, plan) as (url, answered):
-                command = [program, *_SWITCHES, f"--user-data-dir={tmp_path}", url]
-                async with trio.open_nursery() as nursery:
-                    run = partial(trio.run_process, command, capture_stdout=True, capture_stderr=True, check=False)
-                    nursery.start_soon(run)
-                    author, data = await anext(heard)
-                    await network.publish(TOPIC, ANSWER.encode())
-                    answer = await trio.to_thread.run_sync(answered, abandon_on_cancel=True)
-                    nursery.cancel_scope.cancel()
-    assert "error" not in answer, answer["error"]
-    seen = answer["ok"]
-    assert "Chrome" in seen["browser"]
-    assert "/ws" in seen["address"]
-    assert (author, data.decode()) == (seen["own"], WORD)
-    assert seen["heard"] == ANSWER
-    assert seen["agent"] == "interop/1"
-    assert ECHO in seen["protocols"]
-    assert seen["echoed"] is True
-    assert seen["record"] == RECORD.decode()
-    assert all(ping >= 0 for ping in seen["pings"])
+        with pytest.raises(TransportError, match="nobody"):  # is there to take it: we hold it, and answer with it
+            await network.dht_put(KEY, RECORD)
+        words: list[tuple[PeerId, bytes]] = []
+
+        async def converse() -> None:
+            words.append(await anext(heard))
+            await network.publish(TOPIC, ANSWER.encode())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(converse)
+            seen = await visit(browser, tmp_path, f"{network.addresses()[0]}/ws/p2p/{network.peer_id}")
+            nursery.cancel_scope.cancel()
+        assert "Chrome" in seen["browser"]
+        assert "/ws" in seen["address"]
+        assert words == [(seen["own"], WORD.encode())]
+        assert seen["heard"] == ANSWER
+        assert seen["agent"] == "interop/1"
+        assert ECHO in seen["protocols"]
+        assert seen["echoed"] is True
+        assert seen["record"] == RECORD.decode()
+        assert all(ping >= 0 for ping in seen["pings"])
 
 
-async def publish_record(network: Libp2pNetwork) -> None:
-    """Nobody else is there to take it: we hold it, and answer with it."""
-    with pytest.raises(Exception, match="nobody took"):
-        await network.dht_put(KEY, RECORD)
+async def test_a_page_expects_somebody_else(browser: tuple[str, bytes], tmp_path: Path) -> None:
+    async with open_node(1) as network, open_node(2) as absent:
+        with pytest.raises(ForeignError, match=r"UnexpectedPeer|does not match|mismatch"):
+            await visit(browser, tmp_path, f"{network.addresses()[0]}/ws/p2p/{absent.peer_id}")
+        assert network.peers() == ()
 
 
-@asynccontextmanager
-async def heard_on(network: Libp2pNetwork) -> AsyncIterator[Any]:
-    async with network.subscribe(TOPIC, lambda author, data: True) as messages:
-        yield messages
+async def visit(browser: tuple[str, bytes], folder: Path, address: str) -> dict[str, Any]:
+    """What the page saw when it talked to us there. Raises ForeignError."""
+    program, script = browser
+    plan = {
+        "address": address, "echoProtocol": ECHO, "echoBytes": ECHO_BYTES, "topic": TOPIC, "say": WORD, "recordKey": KEY
+    }  # fmt: skip
+    answer: dict[str, Any] = {}
+    with site(script, plan) as (url, answered):
+        async with trio.open_nursery() as nursery:
+
+            async def run() -> None:
+                command = [program, *_SWITCHES, f"--user-data-dir={folder}", url]
+                done = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
+                said = done.stderr.decode(errors="replace")
+                raise ForeignError(f"the browser ended by itself ({done.returncode}): {said[-2000:]}")
+
+            nursery.start_soon(run)
+            answer = await trio.to_thread.run_sync(answered, abandon_on_cancel=True)
+            nursery.cancel_scope.cancel()
+    if "error" in answer:
+        raise ForeignError(answer["error"])
+    seen: dict[str, Any] = answer["ok"]
+    return seen
 
 
 @contextmanager
@@ -90,7 +106,7 @@ def site(script: bytes, plan: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     result: dict[str, Any] = {}
     posted = threading.Event()
     bodies = {
-        "/": ("text/html", b"<!doctype html><meta charset=utf-8><script src=page.js></script>"),
+        "/": ("text/html", b"<!doctype html><meta charset=utf-8><script type=module src=page.js></script>"),
         "/page.js": ("text/javascript", script),
         "/plan": ("application/json", json.dumps(plan).encode()),
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pytest
 import trio
 from foreign import Foreign, OpenForeign
+from go_daemon import GO_KAD
 from interop_nodes import dial_each_other, identified_link, open_node, polled
 
 from cocoon_p2p.errors import TransportError
@@ -25,7 +26,7 @@ MULTIHASH = provider_key(CONTENT).hex()
 @pytest.fixture(autouse=True)
 def protocol_of_the_other(implementation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if implementation == "go":
-        monkeypatch.setattr(dht, "KAD", "/ipfs/kad/1.0.0")
+        monkeypatch.setattr(dht, "KAD", GO_KAD)
 
 
 async def acquainted(network: Libp2pNetwork, foreign: Foreign, *, we_dial: bool = True) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 from foreign import OpenForeign
+from go_daemon import GO_KAD
 from interop_nodes import dial_each_other, identified_link, open_node, polled
 
+from cocoon_p2p.net.dht import dht
 from cocoon_p2p.net.identify.identify import IDENTIFY_PUSH
 from cocoon_p2p.testing.net_contract import ECHO, echo
 
@@ -42,10 +44,27 @@ async def test_our_signed_record_and_our_pushes_are_taken(open_foreign: OpenFore
             known = await foreign.call("known", peer=network.peer_id)
 
 
-@pytest.mark.parametrize("implementation", ["js"])
+@pytest.mark.parametrize("implementation", ["js", "go"])
 async def test_their_pushes_are_taken(open_foreign: OpenForeign) -> None:
     async with open_node(1) as network, open_foreign() as foreign:
         await network.connect(foreign.peer_id, foreign.addresses)
         link = await identified_link(network, foreign.peer_id)
+        assert LATE not in link.protocols
         await foreign.call("handle", protocol=LATE)
         await polled(lambda: LATE in link.protocols)
+
+
+@pytest.mark.parametrize("implementation", ["go"])
+async def test_go_hears_that_we_have_become_a_dht_server(
+    open_foreign: OpenForeign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its daemon shows nothing of what it knows, but servers only get into its routing table."""
+    monkeypatch.setattr(dht, "KAD", GO_KAD)
+    async with open_node(1, dht_server=False) as network, open_foreign() as foreign:
+        await network.connect(foreign.peer_id, foreign.addresses)
+        await identified_link(network, foreign.peer_id)
+        assert await foreign.call("dht_peers") == []
+        network._dht.set_server(True)
+        network._identification.changed()
+        await foreign.call("wait_dht")
+        assert await foreign.call("dht_peers") == [network.peer_id]

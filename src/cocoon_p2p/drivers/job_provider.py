@@ -73,6 +73,9 @@ class _Work:
     input_digest: _Hash = field(default_factory=hashlib.sha256)
     result: ExecutionResult | None = None
     scope: trio.CancelScope | None = None
+    kept: trio.Event = field(default_factory=trio.Event)
+    """Set when the payment is on the disk, or `unkept` says why it is not."""
+    unkept: SettlementError | None = None
 
 
 class JobProvider:
@@ -209,7 +212,17 @@ class _Session:
         except RemoteProtocolError as error:
             await self._run(self._machine.payment_bad(job_id, error))
         else:
+            self._nursery.start_soon(self._keep_payment, self._work[job_id])
             await self._run(self._machine.payment_taken(job_id, unix_ms=unix_ms(self._ports.clock)))
+
+    async def _keep_payment(self, work: _Work) -> None:
+        """While the input comes in and the model runs."""
+        try:
+            await self._ports.settlement.kept()
+        except SettlementError as error:
+            work.unkept = error
+        finally:
+            work.kept.set()
 
     async def _begin_input(self, job_id: JobId, opener: ChunkOpener, payload_bytes: int) -> None:
         work = self._work[job_id]
@@ -251,6 +264,12 @@ class _Session:
                 await self._run(self._machine.execution_failed(job_id, error))
                 return
             with result:
+                await work.kept.wait()  # nothing is handed out for a voucher that a power cut could take away
+                if work.unkept is not None:
+                    log.error("job %s: its payment cannot be kept: %s", job_id.hex(), work.unkept)
+                    failure = ExecutionError("the provider's disk failed", code="WORKER")
+                    await self._run(self._machine.execution_failed(job_id, failure))
+                    return
                 work.result = result
                 await self._run(
                     self._machine.executed(

@@ -121,6 +121,9 @@ GOSSIP_OUT_QUEUE_MAX = 1024
 GOSSIP_OUT_CONTROL_MAX = 256
 GOSSIP_REOPEN_MAX_S = 30.0
 """A neighbour that takes no gossip stream is asked again this often."""
+GOSSIP_OVERLAP_S = 2.0
+"""A stream of a neighbour that has opened another one is read for so long: what is on its way comes within a round trip or
+two, and two streams of one neighbour are not to last."""
 GOSSIP_HEARTBEAT_S = 1.0
 """The specification's; py-libp2p's default is 120 s."""
 

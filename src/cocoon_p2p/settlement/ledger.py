@@ -87,8 +87,8 @@ class Ledger:
         self._database = database
         self._reserved = 0
 
-    def transaction(self, *, flushed: bool = False) -> Transaction:
-        return self._database.transaction(flushed=flushed)
+    def transaction(self) -> Transaction:
+        return self._database.transaction()
 
     def close(self) -> None:
         self._database.close()

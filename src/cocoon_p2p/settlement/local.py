@@ -24,14 +24,16 @@ from cocoon_p2p.settlement.payee import Payee
 from cocoon_p2p.settlement.payer import Payer
 from cocoon_p2p.settlement.port import Balance, ChannelStatus, ReservationEnd
 from cocoon_p2p.store.database import open_database
+from cocoon_p2p.store.flushing import Flusher
 from cocoon_p2p.units import LOCAL_NETWORK_ID
 
 
 class LocalSettlement:
     """The port `Settlement` over a ledger file. Made by `open_local_settlement`."""
 
-    def __init__(self, ledger: Ledger, identity: IdentityKey, channel_key: IdentityKey) -> None:
+    def __init__(self, ledger: Ledger, flusher: Flusher, identity: IdentityKey, channel_key: IdentityKey) -> None:
         self._ledger = ledger
+        self._flusher = flusher
         self._payer = Payer(ledger, identity, channel_key, self._close_as_payer)
         self._payee = Payee(ledger, identity.peer_id, self._close_as_payee)
 
@@ -56,6 +58,9 @@ class LocalSettlement:
         VOUCHER_STALE, VOUCHER_FOREIGN, DEPOSIT, REPLAY. SettlementError, all retryable: CREDIT, CHANNEL_UNKNOWN
         (the next payment brings the opening by itself), CHANNEL_CLOSED, CHANNELS."""
         self._payee.accept_payment(payer, job_id, payment, max_total)
+
+    async def kept(self) -> None:
+        await self._flusher.flush()
 
     async def earned(self, job_id: JobId, price: int) -> None:
         """See the port. Also raises codes JOB_UNKNOWN, JOB_ENDED (earned otherwise, or released before) and PRICE."""
@@ -131,8 +136,11 @@ class LocalSettlement:
 
 
 @contextmanager
-def open_local_settlement(path: Path, identity: IdentityKey, channel_key: IdentityKey) -> Iterator[LocalSettlement]:
-    """Open the ledger in the file `path`, making it (with the grant of play money) when it does not exist.
+def open_local_settlement(
+    path: Path, identity: IdentityKey, channel_key: IdentityKey, *, threads: bool = True
+) -> Iterator[LocalSettlement]:
+    """Open the ledger in the file `path`, making it (with the grant of play money) when it does not exist. Without
+    `threads` the disk is waited for on the spot, as a virtual clock needs it.
 
     Raises ConfigError, naming the file and what to do, when it is damaged, too new, or another identity's.
     """
@@ -147,7 +155,7 @@ def open_local_settlement(path: Path, identity: IdentityKey, channel_key: Identi
                     f"{path} is the ledger of {owner}, but this node's identity is {identity.peer_id}",
                     hint="put the identity's key file back, or move the ledger away",
                 )
-        yield LocalSettlement(ledger, identity, channel_key)
+        yield LocalSettlement(ledger, Flusher(database, in_thread=threads), identity, channel_key)
 
 
 def read_local_settlement(path: Path) -> tuple[Balance, Sequence[ChannelStatus]]:

@@ -27,7 +27,7 @@ class Payee:
 
     def accept_payment(self, payer: PeerId, job_id: JobId, payment: bytes, max_total: int) -> None:
         missing = 0
-        with self._ledger.transaction(flushed=True):  # nothing is done for a voucher that a power cut could take away
+        with self._ledger.transaction():
             known = self._ledger.reservation("payee", job_id)
             if known is not None:
                 if (known.other, known.amount, known.state) == (payer, max_total, "reserved"):

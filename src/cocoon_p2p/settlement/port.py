@@ -4,7 +4,7 @@ A payer has one channel to each payee it works with. A voucher says "of this cha
 in all"; it only ever grows. Credit is what was signed and not yet earned. protocols/voucher/1 has the rules.
 `cocoon_p2p.testing.settlement_contract` holds the tests that every backend passes.
 
-What a method did has been written when it returns, and survives `kill -9`; an accepted voucher survives a power cut too.
+What a method did has been written when it returns, and survives `kill -9`; after `kept` it survives a power cut too.
 All amounts are nanogram. All raise SettlementError.
 """
 
@@ -73,6 +73,10 @@ class Settlement(Protocol):
         """Verify and keep a payment, and reserve `max_total` of the payer's credit. Raises RemoteProtocolError for what
         an honest payer never sends (bad signature, stale or foreign voucher), SettlementError(code="CREDIT", with the
         cumulative amount needed in `needed`) when the credit does not cover the job."""
+
+    async def kept(self) -> None:
+        """Wait until the payments accepted so far would survive a power cut. The job goes on meanwhile; its result does
+        not go out before. Code DATABASE when the disk fails."""
 
     async def earned(self, job_id: JobId, price: int) -> None:
         """The job is done and its receipt signed: `price` of its reservation is ours. Idempotent."""

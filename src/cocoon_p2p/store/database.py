@@ -1,10 +1,9 @@
 """One SQLite file: how it is opened, checked, migrated and written, and what its failures are called.
 
 WAL mode with synchronous=NORMAL: what was committed survives the end of the process, `kill -9` included, and the file stays
-whole even in a power cut. A power cut may take back the last commits, though, except those made `flushed`: these wait until
-the disk has them and all before them (synchronous=FULL, sqlite.org/pragma.html#pragma_synchronous). A commit costs about
-10 µs, a flushed one a round trip to the disk, so everything is called directly on the trio thread; a transaction must not
-contain an `await`.
+whole even in a power cut. A power cut may take back the last commits, though, but for those that a `Flusher` (flushing.py)
+has brought to the disk since. A commit costs about 10 µs, so everything is called directly on the trio thread; a transaction
+must not contain an `await`.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ Migration = tuple[str, ...]
 """The statements that lead from one schema version to the next. A published migration is never edited."""
 
 _STATEMENTS_CACHED = 256
+_sync = getattr(os, "fdatasync", os.fsync)
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
@@ -56,7 +56,6 @@ class Database:
         self._failure = failure
         self._depth = 0
         self._doomed = False
-        self._flushing = False
 
     def execute(self, sql: str, values: Sequence[Value] = ()) -> int:
         """Run one statement and return the number of rows it changed."""
@@ -79,14 +78,24 @@ class Database:
         except sqlite3.Error as error:
             raise self._failed(error) from error
 
-    def transaction(self, *, flushed: bool = False) -> Transaction:
-        """`with database.transaction():` all of it is written afterwards, or, after an exception, none of it. With `flushed`
-        it is on the disk itself, safe from a power cut too.
+    def transaction(self) -> Transaction:
+        """`with database.transaction():` all of it is written afterwards, or, after an exception, none of it.
 
-        Transactions nest: the outermost one commits, and decides about `flushed`. An exception that leaves an inner one
-        undoes the outermost too.
+        Transactions nest: the outermost one commits. An exception that leaves an inner one undoes the outermost too.
         """
-        return Transaction(self, flushed)
+        return Transaction(self)
+
+    def flush(self) -> None:
+        """Bring all that was committed to the disk: a round trip to it. From any thread."""
+        try:
+            with suppress(FileNotFoundError):  # nothing was written since the last checkpoint, which flushes by itself
+                descriptor = os.open(f"{self.path}-wal", os.O_RDWR | os.O_CLOEXEC)
+                try:
+                    _sync(descriptor)
+                finally:
+                    os.close(descriptor)
+        except OSError as error:
+            raise self._failure(f"{self.path}: {error.strerror}", code="DATABASE", hint="is the disk gone?") from error
 
     def close(self) -> None:
         """Idempotent."""
@@ -101,12 +110,9 @@ class Database:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def begin(self, *, flushed: bool) -> None:
+    def begin(self) -> None:
         """Used by `Transaction`."""
         if self._depth == 0:
-            if flushed != self._flushing:
-                self.execute(f"PRAGMA synchronous = {'FULL' if flushed else 'NORMAL'}")
-                self._flushing = flushed
             self.execute("BEGIN IMMEDIATE")
             self._doomed = False
         self._depth += 1
@@ -140,14 +146,13 @@ class Database:
 class Transaction:
     """The context manager of `Database.transaction`."""
 
-    __slots__ = ("_database", "_flushed")
+    __slots__ = ("_database",)
 
-    def __init__(self, database: Database, flushed: bool) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._flushed = flushed
 
     def __enter__(self) -> None:
-        self._database.begin(flushed=self._flushed)
+        self._database.begin()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -33,6 +33,7 @@ class SettlementPair:
         """Reserve and accept."""
         payment = await self.payer.reserve(self.payee_id, job_id, max_total)
         await self.payee.accept_payment(self.payer_id, job_id, payment, max_total)
+        await self.payee.kept()
         return payment
 
     async def settle(self, job_id: JobId, price: int) -> None:

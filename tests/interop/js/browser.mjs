@@ -12,6 +12,24 @@ import { createLibp2p } from 'libp2p'
 const text = new TextDecoder()
 const bytes = new TextEncoder()
 
+const sleep = ms => new Promise(resolve => setTimeout(resolve, ms))
+let step = 'begin'
+
+async function polled (condition) {
+  while (!condition()) await sleep(20)
+}
+
+async function pinged (node, peer) {
+  while (true) {
+    try {
+      return await node.services.ping.ping(peer)
+    } catch (error) {
+      if (error.name !== 'TooManyOutboundProtocolStreamsError') throw error // the one before is ending
+      await sleep(20)
+    }
+  }
+}
+
 async function echo (node, peer, protocol, size) {
   const sent = new Uint8Array(4 + size + 4) // one frame, and the end frame
   new DataView(sent.buffer).setUint32(0, size)
@@ -58,17 +76,25 @@ async function run ({ address, echoProtocol, echoBytes, topic, say, recordKey })
     node.services.pubsub.addEventListener('message', ({ detail }) => resolve(text.decode(detail.data)))
   })
   node.services.pubsub.subscribe(topic)
+  step = 'dial'
   const connection = await node.dial(multiaddr(address))
   const peer = connection.remotePeer
+  step = 'identify'
   const { agentVersion, protocols } = await node.services.identify.identify(connection)
-  const pings = [await node.services.ping.ping(peer), await node.services.ping.ping(peer)]
+  step = 'wait for the DHT'
+  await polled(() => node.services.dht.routingTable.size > 0) // first: of two pings at once one fails, and it pings, too
+  step = 'ping'
+  const pings = [await pinged(node, peer), await pinged(node, peer)]
+  step = 'echo'
   const echoed = await echo(node, peer, echoProtocol, echoBytes)
-  while (node.services.dht.routingTable.size === 0) await new Promise(resolve => setTimeout(resolve, 20))
+  step = 'get a record'
   let record = null
   for await (const event of node.services.dht.get(bytes.encode(recordKey))) {
     if (event.name === 'VALUE') { record = text.decode(event.value); break }
   }
-  while (!node.services.pubsub.getMeshPeers(topic).includes(peer.toString())) await new Promise(resolve => setTimeout(resolve, 20))
+  step = 'wait for the mesh'
+  await polled(() => node.services.pubsub.getMeshPeers(topic).includes(peer.toString()))
+  step = 'gossip'
   await node.services.pubsub.publish(topic, bytes.encode(say))
   return {
     address: connection.remoteAddr.toString(),
@@ -84,7 +110,10 @@ async function run ({ address, echoProtocol, echoBytes, topic, say, recordKey })
 }
 
 const post = body => fetch('./result', { method: 'POST', body: JSON.stringify(body) })
-fetch('./plan').then(answer => answer.json()).then(run).then(
-  ok => post({ ok }),
-  error => post({ error: String(error?.stack ?? error) })
-)
+const late = sleep(30000).then(() => Promise.reject(new Error('nothing more happens')))
+const plan = await (await fetch('./plan')).json()
+try {
+  await post({ ok: await Promise.race([run(plan), late]) })
+} catch (error) {
+  await post({ error: `${step}: ${error?.stack ?? error}` })
+}

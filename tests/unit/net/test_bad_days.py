@@ -214,13 +214,21 @@ async def test_a_reader_that_stops_holds_up_its_own_stream_only() -> None:
         stop.set()
 
 
+async def open_only_way(server: Libp2pNetwork, nursery: trio.Nursery) -> PausingProxy:
+    """A proxy that is all that the server says of where it is: told its own port, a client goes round the proxy as soon as
+    that is paused."""
+    proxy = PausingProxy(port_of(server))
+    await nursery.start(proxy.run)
+    server.announce([f"/ip4/127.0.0.1/tcp/{proxy.port}"])
+    return proxy
+
+
 async def test_a_peer_that_is_half_open(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its machine lost power: no FIN, no RST, and nothing answers."""
     monkeypatch.setattr(connection_module, "KEEPALIVE_INTERVAL_S", 0.2)
     async with open_node(1) as server, trio.open_nursery() as nursery:
         server.set_handler(ECHO, echo)
-        proxy = PausingProxy(port_of(server))
-        await nursery.start(proxy.run)
+        proxy = await open_only_way(server, nursery)
         async with open_node(2, listen=()) as client, client.events() as events:
             await client.connect(server.peer_id, [f"/ip4/127.0.0.1/tcp/{proxy.port}"])
             stream = await client.open_stream(server.peer_id, ECHO)
@@ -241,8 +249,7 @@ async def test_the_network_goes_away_and_comes_back(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(connection_module, "KEEPALIVE_INTERVAL_S", 0.2)
     async with open_node(1) as server, trio.open_nursery() as nursery:
         server.set_handler(ECHO, echo)
-        proxy = PausingProxy(port_of(server))
-        await nursery.start(proxy.run)
+        proxy = await open_only_way(server, nursery)
         bootstrap = f"/ip4/127.0.0.1/tcp/{proxy.port}/p2p/{server.peer_id}"
         async with open_node(2, listen=(), bootstrap=[bootstrap]) as client, client.events() as events:
             await polled(lambda: len(client.peers()) == 1)

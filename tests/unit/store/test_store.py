@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import stat
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import trio
 
-from cocoon_p2p.errors import ConfigError, LocalProtocolError, StoreError
+from cocoon_p2p.errors import CocoonError, ConfigError, LocalProtocolError, StoreError
 from cocoon_p2p.ids import JobId, ModelId, PeerId, Tier
 from cocoon_p2p.limits import OUTCOMES_COUNTED_MAX
 from cocoon_p2p.store import JobRecord, ReceiptRecord, open_store
+from cocoon_p2p.store import database as database_module
 from cocoon_p2p.store.database import Schema, open_database
+from cocoon_p2p.store.flushing import Flusher
 from cocoon_p2p.store.jobs import Jobs
 from cocoon_p2p.store.peers import PeerRecord, Peers
 from cocoon_p2p.store.receipts import Receipts
@@ -186,17 +191,49 @@ def test_hidden_failure_within_a_transaction(path: Path) -> None:
         assert store.values.get("a") == 2
 
 
-def test_flushed_commits_are_synced_and_others_are_not(path: Path) -> None:
-    """kill -9 cannot show it, only a power cut: FULL (2) syncs the log with each commit, NORMAL (1) does not."""
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that were brought to the disk; kill -9 cannot show it, only a power cut."""
+    files: list[str] = []
+
+    def sync(descriptor: int) -> None:
+        files.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        time.sleep(0.02)  # a disk takes its time, in which others ask
+
+    monkeypatch.setattr(database_module, "_sync", sync)
+    return files
+
+
+async def test_a_flush_brings_the_log_to_the_disk(path: Path, synced: list[str]) -> None:
     with open_store(path) as store:
-        database = store._database
-        assert database.all("PRAGMA journal_mode") == [("wal",)]
-        for flushed, level in ((False, 1), (True, 2), (True, 2), (False, 1)):
-            with database.transaction(flushed=flushed):
-                store.values.set("a", level)
-                with database.transaction():
-                    pass
-            assert database.all("PRAGMA synchronous") == [(level,)]
+        assert store._database.all("PRAGMA journal_mode") == [("wal",)]
+        assert store._database.all("PRAGMA synchronous") == [(1,)]
+        store.values.set("a", 1)
+        assert synced == []
+        await Flusher(store._database).flush()
+        assert synced == [f"{path}-wal"]
+
+
+@pytest.mark.parametrize("in_thread", [True, False])
+async def test_those_who_ask_meanwhile_share_a_flush(path: Path, synced: list[str], in_thread: bool) -> None:
+    with open_store(path) as store:
+        flusher = Flusher(store._database, in_thread=in_thread)
+        store.values.set("a", 1)
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(flusher.flush)
+        assert 1 <= len(synced) <= 2  # who asked after the first had begun is not served by it
+
+
+async def test_a_disk_that_fails(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(database_module, "_sync", fail)
+    with open_store(path) as store:
+        store.values.set("a", 1)
+        with pytest.raises(CocoonError, match="Input/output error"):
+            await Flusher(store._database).flush()
 
 
 def test_file_is_the_owners_alone(path: Path) -> None:

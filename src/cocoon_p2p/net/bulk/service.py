@@ -120,15 +120,21 @@ class DataSockets:
         sidecar = self._sidecars.get(connection)
         return Traffic() if sidecar is None else sidecar.traffic
 
-    async def take_pipe(self, pipe: TcpPipe) -> None:
-        """A socket that arrived and begins with MAGIC, which is not read yet. It is closed, or kept when this returns."""
+    async def take_pipe(self, pipe: TcpPipe) -> bool:
+        """A socket that arrived and begins with MAGIC, which is not read yet. It is closed, or kept when this returns;
+        False if it came from somebody who has no token of ours."""
         if self._unclaimed >= limits.DATA_UNCLAIMED_MAX:
             self._refuse(pipe, "data_socket_unclaimed_full")
-            return
+            return True
         self._unclaimed += 1
         kept = False
         try:
-            kept = await self._greet(pipe)
+            token = await self._read_greeting(pipe)
+            expected = None if token is None else self._withdraw(token)
+            kept = expected is not None and self._greet(pipe, expected)
+            if token is not None and not kept:
+                self._counters["data_socket_token_refused"] += 1
+            return expected is not None
         finally:
             self._unclaimed -= 1
             if not kept:
@@ -298,27 +304,25 @@ class DataSockets:
                 pipe.abort()
         return pipe
 
-    async def _greet(self, pipe: TcpPipe) -> bool:
-        """Whether the token is good, and the socket thereby one of ours."""
+    async def _read_greeting(self, pipe: TcpPipe) -> bytes | None:
+        """The token."""
         # SPEC data/1 §4.1
         try:
             with _within(limits.DATA_GREETING_TIMEOUT_S):
-                token = decode_greeting(await _receive_exactly(pipe, GREETING_BYTES))
+                return decode_greeting(await _receive_exactly(pipe, GREETING_BYTES))
         except TransportError:
-            self._refuse(pipe, "data_socket_greeting_failed")
-            return False
-        expected = self._withdraw(token)
-        now = trio.current_time()
-        if expected is None or now >= expected.expires_at or expected.sidecar.ended.is_set():
-            self._refuse(pipe, "data_socket_token_refused")
-            return False
+            self._counters["data_socket_greeting_failed"] += 1
+            return None
+
+    def _greet(self, pipe: TcpPipe, expected: _Expected) -> bool:
+        """Whether the socket is in time, and thereby one of ours."""
         sidecar, invitation = expected.sidecar, expected.invitation
+        if trio.current_time() >= expected.expires_at or sidecar.ended.is_set():
+            return False
         try:
-            pipe.send_now(
-                invitation.proof()
-            )  # what it opens is ready before the dialler can read this: nothing waits here
+            # What it opens is ready before the dialler can read this: nothing waits here.
+            pipe.send_now(invitation.proof())
         except TransportError:
-            self._refuse(pipe, "data_socket_greeting_failed")
             return False
         if expected.is_ours_to_send:
             expected.outlet = DataOutlet(pipe, invitation, sidecar.traffic)

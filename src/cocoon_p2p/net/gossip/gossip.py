@@ -169,34 +169,76 @@ class Gossip:
         if not any(protocol in link.protocols for protocol in MESHSUB) or self._switch.link(link.peer) is None:
             return
         neighbour = self._neighbour(link.peer)
-        if neighbour.talking:
-            return
-        neighbour.talking = True
-        pause_s = _REOPEN_FIRST_S
-        while self._neighbours.get(link.peer) is neighbour:
-            began = trio.current_time()
-            await run_guarded("gossip_out", partial(self._send_all, neighbour), self._counters)
-            pause_s = (
-                _REOPEN_FIRST_S if trio.current_time() - began > pause_s else min(2 * pause_s, GOSSIP_REOPEN_MAX_S)
-            )
-            await trio.sleep(pause_s)
+        async with trio.open_nursery() as nursery:
+            if neighbour.talking:
+                neighbour.look_up()  # this may be the better connection
+            else:
+                neighbour.talking = True
+                nursery.start_soon(self._keep_talking, neighbour)
+            await link.ended.wait()
+            neighbour.look_up()
 
-    async def _send_all(self, neighbour: Neighbour) -> None:
-        stream = await self._streams.open_raw(neighbour.peer, *MESHSUB)
+    async def _keep_talking(self, neighbour: Neighbour) -> None:
+        pause_s = _REOPEN_FIRST_S
+        while self._neighbours.get(neighbour.peer) is neighbour:
+            began = trio.current_time()
+            over = self._switch.link(neighbour.peer)
+            if over is not None:
+                await run_guarded("gossip_out", partial(self._send_all, neighbour, over), self._counters)
+            if self._switch.link(neighbour.peer) not in (None, over):
+                continue  # another connection is the one to use now
+            lasted = trio.current_time() - began > pause_s
+            pause_s = _REOPEN_FIRST_S if lasted else min(2 * pause_s, GOSSIP_REOPEN_MAX_S)
+            await neighbour.looks_up(pause_s)
+
+    async def _send_all(self, neighbour: Neighbour, over: Link) -> None:
+        """Over this connection, as long as it is the one to use. Raises TransportError."""
+        stream = await self._streams.open_raw(neighbour.peer, *MESHSUB, link=over)
         try:
             hello = subscriptions(self._topics, subscribe=True)
             await stream.write(encode_prefixed(hello.SerializeToString()))
-            while self._neighbours.get(neighbour.peer) is neighbour:
-                await stream.write(encode_prefixed(await neighbour.outbox.next()))
+            if neighbour.lost_some:
+                self._say_again(neighbour)
+            neighbour.lost_some = True
+            while self._is_used(neighbour, over):
+                rpc = await neighbour.outbox.next()
+                sent = False
+                try:
+                    if rpc and self._is_used(neighbour, over):
+                        await stream.write(encode_prefixed(rpc))
+                        sent = True
+                finally:
+                    if not sent:
+                        neighbour.outbox.put_back(rpc)
+            neighbour.lost_some = over.connection.is_over
         finally:
-            stream.reset_soon()
+            if neighbour.lost_some:
+                stream.reset_soon()
+            else:
+                stream.close_soon()
+
+    def _is_used(self, neighbour: Neighbour, over: Link) -> bool:
+        return self._neighbours.get(neighbour.peer) is neighbour and self._switch.link(neighbour.peer) is over
+
+    def _say_again(self, neighbour: Neighbour) -> None:
+        """After a stream that broke: what was on its way may not have arrived."""
+        # SPEC gossip/1 §4
+        for name in neighbour.topics:
+            topic = self._topics.get(name)
+            if topic is not None and neighbour.peer in topic.mesh:
+                neighbour.outbox.say(graft(name))
+            if recent := self._memory.recent(name):
+                neighbour.outbox.say(ihave(name, recent))
 
     async def _listen(self, stream: MuxStream) -> None:
         """A neighbour's direction to us, until it ends."""
         neighbour = self._neighbour(stream.peer)
-        older, neighbour.inbound = neighbour.inbound, stream
-        if older is not None:
-            older.reset_soon()
+        with neighbour.listening() as scope:
+            await self._listen_to(neighbour, stream)
+        if scope.cancelled_caught:
+            stream.reset_soon()
+
+    async def _listen_to(self, neighbour: Neighbour, stream: MuxStream) -> None:
         while True:
             try:
                 rpc = parse_rpc(await read_prefixed(stream, GOSSIP_RPC_BYTES_MAX))
@@ -220,7 +262,7 @@ class Gossip:
     def _drop(self, peer: PeerId) -> None:
         neighbour = self._neighbours.pop(peer, None)
         if neighbour is not None and neighbour.talking:
-            neighbour.outbox.say(RPC())  # wakes the task that sends, and it sees that it is over
+            neighbour.look_up()  # it is over
         for topic in self._topics.values():
             topic.mesh.peers.discard(peer)
 

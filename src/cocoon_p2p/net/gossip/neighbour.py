@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import trio
 
@@ -17,12 +18,12 @@ from cocoon_p2p.limits import (
     GOSSIP_KNOWN_MESSAGE_COST,
     GOSSIP_MESSAGES_PER_LINK_BURST,
     GOSSIP_MESSAGES_PER_LINK_S,
+    GOSSIP_OVERLAP_S,
     GOSSIP_PROMISE_S,
 )
 from cocoon_p2p.net.gossip.outbox import Outbox
 from cocoon_p2p.net.gossip.pace import Pace
 from cocoon_p2p.net.supervisor import Counters
-from cocoon_p2p.net.yamux.stream import MuxStream
 
 _ANSWERS_FORGOTTEN_BEATS = 5
 """As long as messages are kept for those who ask."""
@@ -38,8 +39,11 @@ class Neighbour:
         self.outbox = Outbox(counters)
         self.talking = False
         """Whether a task sends what waits in the outbox."""
-        self.inbound: MuxStream | None = None
-        """Its direction; a second stream takes the place of the first."""
+        self.lost_some = False
+        """Whether the last stream to it broke, and with it what was on its way."""
+        self._inbound: list[trio.CancelScope] = []
+        """Its streams to us, the newest last."""
+        self._roused = trio.Event()
         self.firsts = 0.0
         """How many messages it brought first, lately."""
         self._counters = counters
@@ -49,6 +53,35 @@ class Neighbour:
         self._answers: Counter[bytes] = Counter()
         self._answers_age = 0
         self._promises: dict[bytes, float] = {}
+
+    # --- its streams -------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def listening(self) -> Iterator[trio.CancelScope]:
+        """Round the reading of one of its streams. A second stream takes the place of the first, which is heard out, for
+        GOSSIP_OVERLAP_S: its connection may have broken, and what came before has still to be read."""
+        # SPEC gossip/1 §4
+        for older in self._inbound[:-1]:
+            older.cancel()
+        for older in self._inbound[-1:]:
+            older.deadline = trio.current_time() + GOSSIP_OVERLAP_S
+        with trio.CancelScope() as scope:
+            self._inbound.append(scope)
+            try:
+                yield scope
+            finally:
+                self._inbound.remove(scope)
+
+    def look_up(self) -> None:
+        """Wake the task that sends: something has changed about our connections to it."""
+        self.outbox.rouse()
+        self._roused.set()
+
+    async def looks_up(self, timeout_s: float) -> None:
+        """Until then, or `look_up`."""
+        self._roused = trio.Event()
+        with trio.move_on_after(timeout_s):
+            await self._roused.wait()
 
     # --- messages ----------------------------------------------------------------------------------------------------
 

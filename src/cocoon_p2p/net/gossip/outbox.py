@@ -33,6 +33,7 @@ class Outbox:
         self._control: deque[bytes] = deque()
         self._messages: deque[bytes] = deque()
         self._wake = trio.Event()
+        self._roused = False
         self._pace = Pace(GOSSIP_OUT_S, GOSSIP_OUT_BURST, trio.current_time())
 
     def say(self, rpc: RPC) -> None:
@@ -51,9 +52,22 @@ class Outbox:
         self._messages.append(entry)
         self._wake.set()
 
+    def put_back(self, rpc: bytes) -> None:
+        """What `next` returned and could not be sent: it goes first next time."""
+        if rpc:
+            self._control.appendleft(rpc)
+
+    def rouse(self) -> None:
+        """Let `next` return b"" if it waits, or as soon as it does."""
+        self._roused = True
+        self._wake.set()
+
     async def next(self) -> bytes:
-        """The next RPC, when there is one and its time has come."""
+        """The next RPC, when there is one and its time has come; b"" after `rouse`."""
         while True:
+            if self._roused:
+                self._roused = False
+                return b""
             if self._control:
                 return self._control.popleft()
             if not self._messages:

@@ -31,7 +31,8 @@ ServeConnection = Callable[[MuxedConnection, Origin], Awaitable[None]]
 class Inbound:
     """The listeners of one node, and all places of the gate that inbound connections take.
 
-    `on_shortage` is called when the system has no descriptor left for a connection.
+    `serve_data` has what begins as a data socket, and closes it when it returns False: a stranger sent it. `on_shortage`
+    is called when the system has no descriptor left for a connection.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Inbound:
         nursery: trio.Nursery,
         *,
         serve: ServeConnection,
-        serve_data: Callable[[TcpPipe], Awaitable[None]],
+        serve_data: Callable[[TcpPipe], Awaitable[bool]],
         on_shortage: Callable[[], object],
     ) -> None:
         self.listening: list[Address] = []
@@ -107,7 +108,8 @@ class Inbound:
             arrival.has_shaken_hands()
             if isinstance(connection, TcpPipe):
                 is_over = False  # it is for others to close, or to keep
-                await self._serve_data(connection)
+                if not await self._serve_data(connection):
+                    self._note_failure(arrival.origin)
             elif connection is not None and self._admits(connection.peer, arrival.origin):
                 try:
                     await self._serve(connection, arrival.origin)

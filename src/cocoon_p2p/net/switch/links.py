@@ -30,6 +30,8 @@ class Link:
     is_preferred: bool = True
     """Of two connections that two peers made to each other at the same moment, both prefer the same one: that of the peer
     with the smaller id."""
+    is_punched: bool = False
+    """Both ends dialled at once: the other's address is that of a hole in its router, where nobody listens."""
     agent: str = ""
     protocols: frozenset[str] = frozenset()
     application_streams: int = 0
@@ -86,10 +88,17 @@ class LinkTable:
         return list(self._links.get(peer, ()))
 
     def best(self, peer: PeerId) -> Link | None:
-        """The one that new streams go over: direct before relayed, then the one that both ends prefer, then the newest.
-        Only one that lives: a connection that has just broken is still in the table for a moment."""
-        alive = [link for link in self._links.get(peer, ()) if not link.connection.is_over]
-        return min(alive, key=_worse, default=None)
+        """The one that new streams go over: direct before relayed, identified before unknown (a peer that dials us back to
+        see whether it can drops that connection at once), then the one that both ends prefer, then the newest. Only one that
+        lives: a connection that has just broken is still in the table for a moment."""
+        return min(self._alive(peer), key=lambda link: (link.relayed, not link.identified.is_set(), _worse(link)), default=None)
+
+    def lasting(self, peer: PeerId) -> Link | None:
+        """The one to keep: as `best`, but both ends have the same opinion of it, whatever either knows of the other."""
+        return min(self._alive(peer), key=lambda link: (link.relayed, _worse(link)), default=None)
+
+    def _alive(self, peer: PeerId) -> list[Link]:
+        return [link for link in self._links.get(peer, ()) if not link.connection.is_over]
 
     def add(self, connection: MuxedConnection, origin: Origin, now: float) -> tuple[Link, bool]:
         """The link of a new connection, and whether it is the first of its peer."""
@@ -129,5 +138,5 @@ class LinkTable:
         return links[0].tags if links else set()
 
 
-def _worse(link: Link) -> tuple[bool, bool, float]:
-    return link.relayed, not link.is_preferred, -link.connected_at
+def _worse(link: Link) -> tuple[bool, float]:
+    return not link.is_preferred, -link.connected_at

@@ -76,8 +76,10 @@ class Outbound:
         """The handshake with `peer` over a pipe, which is closed when that fails. Raises TransportError."""
         done = False
         try:
-            with deadline(HANDSHAKE_TIMEOUT_S, "handshake"):
-                upgrader = self._upgrader
+            upgrader = self._upgrader
+            # A stranger may take our first bytes for the length of a long message, and wait for it.
+            doubt = "perhaps not in our private network: " if upgrader.network_key is not None else ""
+            with deadline(HANDSHAKE_TIMEOUT_S, f"{doubt}handshake"):
                 connection = await (upgrader.inbound(pipe) if as_listener else upgrader.outbound(pipe, peer))
             if connection.peer != peer:
                 raise TransportError("another peer answers there", outcome_known=True, code="WRONG_PEER")

@@ -77,8 +77,8 @@ class Switch:
         """Set, and a new one put here, when it has: what could not be reached from there may be reached from here."""
         self.dial_relayed: DialRelayed | None = None
         """Set by reach/."""
-        self.take_data_pipe: Callable[[TcpPipe], Awaitable[None]] | None = None
-        """Serves an inbound socket that is a data socket (net/bulk), for as long as it lives."""
+        self.take_data_pipe: Callable[[TcpPipe], Awaitable[bool]] | None = None
+        """Has an inbound socket that begins as a data socket (net/bulk); False if a stranger sent it."""
         self._announced: tuple[str, ...] = ()
         self._extra_addresses: tuple[str, ...] = ()
         self._nursery = nursery
@@ -146,12 +146,12 @@ class Switch:
         """A pipe that somebody opened to us, for as long as it lives: through a relay. Raises nothing of the network."""
         await self._inbound.take(pipe)
 
-    async def _take_data(self, pipe: TcpPipe) -> None:
-        if self.take_data_pipe is None:
-            self.counters["data_socket_unexpected"] += 1
-            pipe.abort()
-        else:
-            await self.take_data_pipe(pipe)
+    async def _take_data(self, pipe: TcpPipe) -> bool:
+        if self.take_data_pipe is not None:
+            return await self.take_data_pipe(pipe)
+        self.counters["data_socket_unexpected"] += 1
+        pipe.abort()
+        return False
 
     async def _serve_inbound(self, connection: MuxedConnection, origin: Origin) -> None:
         await self._run(self._take_in(connection, origin))
@@ -225,7 +225,7 @@ class Switch:
             await trio.sleep(SWITCH_ROUND_S)
             self._trim()
             doubles = idle_doubles(
-                self._links, lambda link: self.link(link.peer), trio.current_time(), CONNECTION_GRACE_S
+                self._links, lambda link: self._links.lasting(link.peer), trio.current_time(), CONNECTION_GRACE_S
             )
             for link in doubles:
                 self.counters["connections_doubled"] += 1
@@ -239,6 +239,8 @@ class Switch:
     def _note_move(self) -> None:
         self.counters["machine_moved"] += 1
         self._outbound.forget_failures()
+        for link in self._links:
+            link.connection.doubt()
         moved, self.moved = self.moved, trio.Event()
         moved.set()
 
@@ -274,7 +276,7 @@ class Switch:
             trio.current_time(),
             surplus=surplus,
             grace_s=CONNECTION_GRACE_S,
-            is_double=lambda link: self.link(link.peer) not in (None, link),
+            is_double=lambda link: self._links.lasting(link.peer) not in (None, link),
             spares=spares,
         )
 
@@ -363,7 +365,9 @@ class Switch:
 
     async def take_punched_pipe(self, pipe: Pipe, peer: PeerId, *, as_listener: bool) -> Link:
         """A pipe that both ends dialled; `as_listener` tells whose part we take in its handshake. Raises TransportError."""
-        return await self._start(await self._outbound.secure(pipe, peer, as_listener=as_listener))
+        link = await self._start(await self._outbound.secure(pipe, peer, as_listener=as_listener))
+        link.is_punched = True
+        return link
 
 
 def _refuse_stream(link: Link, stream: MuxStream) -> None:
