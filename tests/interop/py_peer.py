@@ -14,6 +14,7 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import trio
@@ -89,16 +90,18 @@ class Peer:
         self.feeds: dict[str, Any] = {}
 
     async def serve_echo(self, stream: Any) -> None:
-        async for data in _pieces(stream):
-            await stream.write(data)
-        await stream.close()
+        with suppress(StreamError):  # an error of one handler ends all serving on that connection
+            async for data in _pieces(stream):
+                await stream.write(data)
+            await stream.close()
 
     async def serve_digest(self, stream: Any) -> None:
-        taken = hashlib.sha256()
-        async for data in _pieces(stream):
-            taken.update(data)
-        await stream.write(taken.digest())
-        await stream.close()
+        with suppress(StreamError):
+            taken = hashlib.sha256()
+            async for data in _pieces(stream):
+                taken.update(data)
+            await stream.write(taken.digest())
+            await stream.close()
 
     async def serve_cut(self, stream: Any) -> None:
         await stream.read(_READ_BYTES)

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
 import pytest
+import trio
 from foreign import OpenForeign
 from go_daemon import GO_KAD
 from interop_nodes import dial_each_other, identified_link, open_node, polled
 
 from cocoon_p2p.net.dht import dht
+from cocoon_p2p.net.identify import identify
 from cocoon_p2p.net.identify.identify import IDENTIFY_PUSH
 from cocoon_p2p.testing.net_contract import ECHO, echo
 
 LATE = "/test/late/1"
+
+
+async def answered(ask: Callable[[], Awaitable[Any]], wanted: Callable[[Any], bool]) -> Any:
+    """What they say, once it is so."""
+    while not wanted(answer := await ask()):  # noqa: ASYNC110
+        await trio.sleep(0.01)
+    return answer
 
 
 @pytest.mark.parametrize("implementation", ["js", "go"])
@@ -26,22 +39,22 @@ async def test_their_signed_records_are_read(open_foreign: OpenForeign, we_dial:
 
 
 @pytest.mark.parametrize("implementation", ["js"])
-async def test_our_signed_record_and_our_pushes_are_taken(open_foreign: OpenForeign) -> None:
+async def test_our_signed_record_and_our_pushes_are_taken(
+    open_foreign: OpenForeign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identify, "IDENTIFY_PUSH_INTERVAL_S", 0.05)
     async with open_node(1) as network, open_foreign() as foreign:
         await network.connect(foreign.peer_id, foreign.addresses)
         link = await identified_link(network, foreign.peer_id)
         assert IDENTIFY_PUSH in link.protocols
-        known: dict[str, list[str]] = {}
-        while known.get("certified") != list(network.addresses()):
-            known = await foreign.call("known", peer=network.peer_id)
+        ask = partial(foreign.call, "known", peer=network.peer_id)
+        known = await answered(ask, lambda known: known["certified"] == list(network.addresses()))
         assert ECHO not in known["protocols"]
         network.set_handler(ECHO, echo)
-        while ECHO not in known["protocols"]:
-            known = await foreign.call("known", peer=network.peer_id)
+        await answered(ask, lambda known: ECHO in known["protocols"])
         moved = "/ip4/127.0.0.1/tcp/4999"
         network.announce([moved])
-        while known["certified"] != [moved]:
-            known = await foreign.call("known", peer=network.peer_id)
+        await answered(ask, lambda known: known["certified"] == [moved])
 
 
 @pytest.mark.parametrize("implementation", ["js", "go"])

@@ -6,6 +6,8 @@ nobody else speaks; go's daemon cannot be given a key. Both serve here as strang
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import trio
 from foreign import ForeignError, OpenForeign
@@ -56,7 +58,7 @@ async def test_without_the_key(
         inbound,
         outbound,
     ):  # noise may begin with a great length: both then wait for the rest of the message
-        monkeypatch.setattr(module, "HANDSHAKE_TIMEOUT_S", 1.0)
+        monkeypatch.setattr(module, "HANDSHAKE_TIMEOUT_S", 0.5)
     options = {} if theirs is None else {"network_key": format_network_key(theirs)}
     async with open_node(1, network_key=ours) as network, open_foreign(**options) as foreign:
         network.set_handler(ECHO, echo)
@@ -73,3 +75,20 @@ async def test_without_the_key(
             assert "not in our private network" in str(caught.value)
             assert ours.hex() not in str(caught.value)
         assert network.peers() == ()
+
+
+async def test_a_stranger_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It took our first bytes for the length of a long message, say: the error still tells what may be the matter."""
+    monkeypatch.setattr(outbound, "HANDSHAKE_TIMEOUT_S", 0.05)
+
+    async def wait(stream: trio.SocketStream) -> None:
+        async with stream:
+            while await stream.receive_some():
+                pass
+
+    async with open_node(1, network_key=KEY) as network, open_node(2) as absent, trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(partial(trio.serve_tcp, wait, 0, host="127.0.0.1"))
+        port = listener.socket.getsockname()[1]
+        with pytest.raises(TransportError, match="perhaps not in our private network: handshake: timed out"):
+            await network.connect(absent.peer_id, [f"/ip4/127.0.0.1/tcp/{port}"])
+        nursery.cancel_scope.cancel()

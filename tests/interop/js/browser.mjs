@@ -66,6 +66,7 @@ async function run ({ address, echoProtocol, echoBytes, topic, say, recordKey })
       dht: kadDHT({
         protocol: '/cocoon/kad/1.0.0',
         clientMode: true,
+        initialQuerySelfInterval: 50, // queries wait for it; a second otherwise
         peerInfoMapper: passthroughMapper,
         validators: { 'test-records': async () => {} },
         selectors: { 'test-records': () => 0 }

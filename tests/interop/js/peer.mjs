@@ -39,12 +39,13 @@ const node = await createLibp2p({
   streamMuxers: [yamux()],
   services: {
     identify: identify(),
-    identifyPush: identifyPush(),
+    identifyPush: identifyPush({ debounce: 50 }), // a second otherwise
     ping: ping(),
     pubsub: gossipsub({ globalSignaturePolicy: 'StrictSign', allowPublishToZeroTopicPeers: true }),
     dht: kadDHT({
       protocol: '/cocoon/kad/1.0.0',
       clientMode: false,
+      initialQuerySelfInterval: 50, // queries wait for it; a second otherwise
       peerInfoMapper: passthroughMapper,
       validators: {
         'test-records': async (key, value) => {
