@@ -32,7 +32,6 @@ CALL_BYTES = 1024
 BULK_FACTOR = 4
 """Times --megabytes: 1 GB unless that is said, four times the tensor of the benchmark `bulk`."""
 LINK_ROUND_TRIP_MS = 50
-LINK_MEGABYTES = 256
 CALLS_IN_FLIGHT = (1, 64)
 OURS, LIBRARY, TLS, RUST = "ours", "library", "trio_tls", "lattica"
 
@@ -75,7 +74,7 @@ def _run(plan: Plan) -> Result:
             sealed = pairs[OURS][1].call("sealed_tensor", megabytes=megabytes)
             samples.add("sealed", OURS, megabytes * 1.048576 / sealed)
             for name, client in far.items():
-                samples.add("far", name, LINK_MEGABYTES * 1.048576 / client.call("one_way", megabytes=LINK_MEGABYTES))
+                samples.add("far", name, megabytes * 1.048576 / client.call("one_way", megabytes=megabytes))
             for name, (server, client) in pairs.items():
                 _small(samples, name, server, client)
             if rust is not None:

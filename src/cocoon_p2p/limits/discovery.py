@@ -194,6 +194,9 @@ AUTONAT_ASKED_AT_ONCE = 3
 """Peers of different subnets, asked in one round: the least that has a majority when they disagree."""
 AUTONAT_INTERVAL_S = 900.0
 """go-libp2p's refresh."""
+AUTONAT_DOUBT_ROUNDS = 3
+"""Asked sooner than that when something contradicts what is believed: in three rounds of AUTONAT_ASKED_AT_ONCE all voters
+that count have been asked."""
 AUTONAT_RETRY_S = 2.0
 AUTONAT_INTERVAL_UNKNOWN_S = 60.0
 """While nobody has told, the pause doubles from the one to the other: in a network that starts all ask at once, and those

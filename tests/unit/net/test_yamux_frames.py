@@ -115,7 +115,7 @@ def test_any_bytes_are_frames_or_one_error(data: bytes, cuts: list[int]) -> None
     [
         "01 00 0000 00000001 00000000",  # version 1
         "00 04 0000 00000001 00000000",  # type 4
-        "00 00 0000 00000001 02000001",  # more than any window
+        "00 00 0000 00000001 04000001",  # more than any window
     ],
 )
 def test_what_is_no_frame(text: str) -> None:

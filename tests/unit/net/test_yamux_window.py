@@ -41,7 +41,7 @@ def test_overrun() -> None:
 
 
 @pytest.mark.parametrize(
-    ("round_trip_s", "sizes"), [(0.05, (4, 16, 64, 128, 128)), (0.001, (2, 4, 8, 16, 32, 64, 128, 128))]
+    ("round_trip_s", "sizes"), [(0.05, (4, 16, 64, 256, 256)), (0.001, (2, 4, 8, 16, 32, 64, 128, 256, 256))]
 )
 def test_it_grows_while_it_holds_the_writer_up(round_trip_s: float, sizes: tuple[int, ...]) -> None:
     budget = WindowBudget(UNLIMITED)

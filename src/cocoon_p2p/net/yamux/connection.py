@@ -17,6 +17,7 @@ from cocoon_p2p.errors import RemoteProtocolError, TransportError
 from cocoon_p2p.ids import PeerId
 from cocoon_p2p.limits import (
     CONNECTION_WINDOW_BYTES_MAX,
+    KEEPALIVE_DOUBT_S,
     KEEPALIVE_INTERVAL_S,
     KEEPALIVE_MISSES_MAX,
     STREAM_LINGER_S,
@@ -24,6 +25,7 @@ from cocoon_p2p.limits import (
     YAMUX_PING_REPLIES_PER_S,
 )
 from cocoon_p2p.net.port import Bytes
+from cocoon_p2p.net.rates import Pace
 from cocoon_p2p.net.yamux.frames import (
     ACK,
     FIN,
@@ -128,9 +130,11 @@ class MuxedConnection:
         self._peer_leaves = False
         self._pong = trio.Event()
         self._ping_number = 0
+        self._pinging: trio.CancelScope | None = None
+        self._resting: trio.CancelScope | None = None
+        self._doubted = False
         self._round_trips: deque[float] = deque(maxlen=_ROUND_TRIPS_REMEMBERED)
-        self._replies_left = float(YAMUX_PING_REPLIES_PER_S)
-        self._replies_counted_at = 0.0
+        self._replies = Pace(YAMUX_PING_REPLIES_PER_S, YAMUX_PING_REPLIES_PER_S, 0.0)
 
     def __repr__(self) -> str:
         return f"<connection with {self.peer} at {self.address}>"
@@ -218,6 +222,18 @@ class MuxedConnection:
         self.on_violation("reply_flood")
         self._end()
 
+    def doubt(self) -> None:
+        """The way there may be gone, this machine having moved: ping now, and wait KEEPALIVE_DOUBT_S for each answer instead
+        of KEEPALIVE_INTERVAL_S, until one has come."""
+        self._doubted = True
+        if self._resting is not None:
+            self._resting.cancel()
+        if self._pinging is not None:
+            self._pinging.deadline = min(self._pinging.deadline, trio.current_time() + self._patience_s())
+
+    def _patience_s(self) -> float:
+        return min(KEEPALIVE_DOUBT_S, KEEPALIVE_INTERVAL_S) if self._doubted else KEEPALIVE_INTERVAL_S
+
     async def _keep_alive(self) -> None:
         """Ping, the first time at once. A peer from which nothing at all came while KEEPALIVE_MISSES_MAX pings should have
         been answered is gone; one that is busy sending may answer late."""
@@ -227,7 +243,9 @@ class MuxedConnection:
             if await self._ping():
                 misses = 0
                 early = len(self._round_trips) < _ROUND_TRIPS_EARLY
-                await trio.sleep(min(_EARLY_S, KEEPALIVE_INTERVAL_S) if early else KEEPALIVE_INTERVAL_S)
+                with trio.CancelScope() as self._resting:
+                    await trio.sleep(min(_EARLY_S, KEEPALIVE_INTERVAL_S) if early else KEEPALIVE_INTERVAL_S)
+                self._resting = None
             else:
                 misses = misses + 1 if self._session.bytes_received == heard else 0
         self._end()
@@ -238,13 +256,15 @@ class MuxedConnection:
         self._pong = trio.Event()
         started = trio.current_time()
         self.outbox.post(encode_header(PING, SYN, 0, self._ping_number))
-        with trio.move_on_after(KEEPALIVE_INTERVAL_S) as scope:
+        with trio.move_on_after(self._patience_s()) as self._pinging:
             await self._pong.wait()
-        if scope.cancelled_caught:
-            return False
-        self.latency_s = trio.current_time() - started
-        self._round_trips.append(self.latency_s)
-        return True
+        answered = not self._pinging.cancelled_caught
+        self._pinging = None
+        if answered:
+            self._doubted = False
+            self.latency_s = trio.current_time() - started
+            self._round_trips.append(self.latency_s)
+        return answered
 
     # --- streams -----------------------------------------------------------------------------------------------------
 
@@ -377,10 +397,7 @@ class MuxedConnection:
 
     def _may_reply(self) -> bool:
         now = trio.current_time()
-        earned = (now - self._replies_counted_at) * YAMUX_PING_REPLIES_PER_S
-        self._replies_left = min(self._replies_left + earned, YAMUX_PING_REPLIES_PER_S)
-        self._replies_counted_at = now
-        if self._replies_left < 1:
+        if self._replies.wait_s(now):
             return False
-        self._replies_left -= 1
+        self._replies.spend(now)
         return True

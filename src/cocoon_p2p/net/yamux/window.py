@@ -8,7 +8,7 @@ from cocoon_p2p.limits import STREAM_WINDOW_BYTES_INITIAL, STREAM_WINDOW_BYTES_M
 _ROUND_TRIPS = 2
 """A window of which half is read within so many round trips may be what holds the writer up (rust-yamux's measure; with
 go-yamux's, which is twice as much, windows grow beyond what any way needs)."""
-_ROUND_TRIP_MIN_S = 0.0002
+_ROUND_TRIP_MIN_S = 0.0005
 """On loopback what counts is not the way but how soon either program gets to run. Not more, for a window that is larger than
 need be fills the system's buffers, in which small calls wait behind bulk: with 16 MiB 3 ms, with 2 MiB 1 ms (measured)."""
 
