@@ -44,6 +44,7 @@ VENDORS = {  # vendor module -> files that may import it
     "Crypto": ("net/transport/",),
     "zeroconf": ("net/reach/",),
     "miniupnpc": ("net/reach/",),
+    "ifaddr": ("net/interfaces.py",),
     "segno": ("cli/",),
     "onnxruntime": ("execution/",),
     "onnx": ("execution/", "models/", "testing/"),

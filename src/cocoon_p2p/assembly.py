@@ -122,7 +122,6 @@ async def open_parts(
         standing = StandingKeeper(network, store, clock)
         standing.restore()
         nursery.start_soon(standing.watch)
-        nursery.start_soon(standing.watch)
         market = _market(
             MarketPorts(network, store, standing, clock),
             identity,

@@ -7,6 +7,7 @@
   network.key           0600  key of the private network, when the node is in one: a swarm.key as other libp2p programs have
                               it, or encrypted like the other keys when there is a passphrase
   network.name          what its people call that network; optional
+  network.fingerprint   its fingerprint, beside an encrypted key, so that looking needs no passphrase
   lock                  held while a node runs, holds its process id
   state.sqlite3  ledger.sqlite3  models/  api.sock (or api.path, which says where the socket is)
 """
@@ -90,6 +91,18 @@ class PrivateNetwork:
 
         return network_key_fingerprint(self.key)
 
+    @property
+    def label(self) -> NetworkLabel:
+        return NetworkLabel(self.fingerprint, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkLabel:
+    """What a private network is told by: nothing secret."""
+
+    fingerprint: str
+    name: str = ""
+
 
 class Home:
     """One node's folder. Making the object touches nothing; the folder exists after `init`."""
@@ -101,6 +114,7 @@ class Home:
         self.channel_file = self.path / "channel.pem"
         self.network_file = self.path / "network.key"
         self.network_name_file = self.path / "network.name"
+        self.network_fingerprint_file = self.path / "network.fingerprint"
         self.lock_file = self.path / "lock"
         self.state_file = self.path / "state.sqlite3"
         self.ledger_file = self.path / "ledger.sqlite3"
@@ -143,20 +157,25 @@ class Home:
         """The private network of this home, if it is in one. Raises ConfigError like `identity`."""
         if not self.network_file.exists():
             return None
-        key = self.read_network_key(self.network_file)
-        try:
-            name = self.network_name_file.read_text("utf-8")[:NAME_CHARS_MAX].strip()
-        except FileNotFoundError:
-            name = ""
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read {self.network_name_file}: {error}") from error
-        return PrivateNetwork(key, name)
+        return PrivateNetwork(self.read_network_key(self.network_file), _text_of(self.network_name_file))
+
+    def network_label(self) -> NetworkLabel | None:
+        """Which private network this home is in, if it is in one; without a passphrase. Raises ConfigError."""
+        if not self.network_file.exists():
+            return None
+        fingerprint = _text_of(self.network_fingerprint_file)
+        if fingerprint and is_encrypted(_read_private(self.network_file)):
+            return NetworkLabel(fingerprint, _text_of(self.network_name_file))
+        network = self.private_network()
+        return None if network is None else network.label
 
     def read_network_key(self, file: Path) -> bytes:
         """The key in a swarm.key file, or in one that this program encrypted. Raises ConfigError."""
         from cocoon_p2p.net.transport.private import parse_network_key
 
-        content = _read_private(file, missing_hint="a network key is made by: cocoon-node network create")
+        content = _read_private(
+            file, missing_hint="check the path; the key file of a network is a copy of a member's network.key"
+        )
         if is_encrypted(content):
             return self._decrypted(file, content)
         try:
@@ -177,18 +196,25 @@ class Home:
                 code="IN_PRIVATE_NETWORK",
                 hint="leave it first: cocoon-node network leave",
             )
+        if passphrase is not None:
+            _replace(self.network_fingerprint_file, network.fingerprint.encode())
         if network.name:
             _replace(self.network_name_file, network.name.encode())
 
     def leave_private_network(self) -> Path:
         """Put the key aside, from the next start on; the file in which it is kept, for nobody else may have it. Raises
-        ConfigError when the key cannot be read, or there is none."""
-        network = self.private_network()
+        ConfigError when there is none, or nobody can tell which it is of."""
+        network = self.network_label()
         if network is None:
-            raise ConfigError(f"the home {self.path} is in no private network", code="NO_PRIVATE_NETWORK")
+            raise ConfigError(
+                f"the home {self.path} is in no private network",
+                code="NO_PRIVATE_NETWORK",
+                hint="there is nothing to leave; `cocoon-node network` says which network a home is in",
+            )
         kept = self.path / f"network-{network.fingerprint[:8]}.key"
         self.network_file.replace(kept)
         self.network_name_file.unlink(missing_ok=True)
+        self.network_fingerprint_file.unlink(missing_ok=True)
         return kept
 
     @property
@@ -296,7 +322,15 @@ class Home:
         try:
             return decode_key(pem, passphrase)
         except KeyUnreadable as error:
-            raise ConfigError(f"cannot read the key in {file}: {error}", hint="restore it from a backup") from error
+            hint = "restore it from a backup"
+            if is_encrypted(pem):
+                hint = f"check {self._passphrase_source()}; if that is right, restore the file from a backup"
+            raise ConfigError(f"cannot read the key in {file}: {error}", hint=hint) from error
+
+    def _passphrase_source(self) -> str:
+        if PASSPHRASE_VARIABLE in os.environ:
+            return PASSPHRASE_VARIABLE
+        return f"the passphrase file {os.environ.get(PASSPHRASE_FILE_VARIABLE) or self._passphrase_file}"
 
 
 def _read_private(file: Path, *, missing_hint: str = "make a new identity: cocoon-node init") -> bytes:
@@ -314,6 +348,16 @@ def _read_private(file: Path, *, missing_hint: str = "make a new identity: cocoo
             f"{file} can be read by others (mode {mode & 0o777:04o})", hint=f"chmod 600 {shlex.quote(str(file))}"
         )
     return content
+
+
+def _text_of(file: Path) -> str:
+    """A short text; "" when there is no such file. Raises ConfigError."""
+    try:
+        return file.read_text("utf-8")[:NAME_CHARS_MAX].strip()
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {file}: {error}") from error
 
 
 def _first_line(file: Path) -> bytes:

@@ -26,6 +26,7 @@ from cocoon_p2p.proto.market import BookOffer
 from cocoon_p2p.rows import (
     Row,
     ban_row,
+    entry_row,
     invite_row,
     job_row,
     joined_row,
@@ -260,12 +261,11 @@ class Node:
         return [ban_row(record, now_ms) for record in self._parts.store.peers.banned(now_ms=now_ms)]
 
     def known_peers(self) -> list[PeerId]:
-        """Ids of those connected, of those whose offers are known, and of those that were reached lately."""
+        """Ids of those connected, of those whose offers are known, and of those met lately, banned ones among them."""
         parts = self._parts
         connected = [peer.peer for peer in parts.network.peers()]
         offering = [offer.peer for offer in parts.market.offers()]
-        met = [each.peer for each in parts.store.known_peers.of_network(parts.peering.membership.fingerprint)]
-        return list(dict.fromkeys((*connected, *offering, *met)))
+        return list(dict.fromkeys((*connected, *offering, *parts.peering.met())))
 
     def network(self) -> Row:
         """The network that this node is in: the public one, or a private one's name and fingerprint."""
@@ -282,8 +282,10 @@ class Node:
             "addresses": self.addresses(),
             "uptime_s": round(parts.clock.now() - parts.started, 3),
             "peers": len(parts.network.peers()),
+            "bootstrap": [entry_row(entry) for entry in parts.peering.entries()],
             "network": self.network(),
             "reachability": self.reachability(),
+            "clock_advice": parts.market.clocks.advice() or None,
             "settlement_network": parts.settlement.network_id,
             "serve": parts.serving is not None,
             "models": self.models(),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cocoon_p2p.drivers.invites import Invitation
+from cocoon_p2p.drivers.joining import EntryState
 from cocoon_p2p.drivers.peering import Membership
 from cocoon_p2p.models.manifest import TensorSpec
 from cocoon_p2p.models.registry import InstalledModel
@@ -126,6 +127,19 @@ def peer_row(peer: ConnectedPeer, *, agent: str, offers: int, standing: Standing
         "offers": offers,
         "standing": round(standing.percent(now_ms)),
         "penalty": round(standing.penalty_at(now_ms), 1),
+    }
+
+
+def entry_row(entry: EntryState) -> Row:
+    """One bootstrap peer. `error` is why the last dial failed; `again_in_s` is None while it is being dialled, and when it
+    will not be as long as this node is connected to anybody."""
+    return {
+        "peer_id": entry.peer.peer,
+        "addresses": list(entry.peer.addresses),
+        "connected": entry.connected,
+        "error": entry.failure,
+        "tried_ago_s": entry.tried_ago_s,
+        "again_in_s": entry.again_in_s,
     }
 
 

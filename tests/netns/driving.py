@@ -65,7 +65,7 @@ class Driven:
         await answered.wait()
         answer = self._answers.pop(number)
         if "error" in answer:
-            raise TransportError(answer["error"], outcome_known=True, code=answer["code"])
+            raise TransportError(answer["error"], outcome_known=True, code=answer["code"], hint=answer["hint"])
         return answer["ok"]
 
     async def link(self, peer: PeerId) -> dict[str, Any] | None:
@@ -85,7 +85,8 @@ class Driven:
 
 @asynccontextmanager
 async def open_driven(machine: Machine, number: int, **options: Any) -> AsyncIterator[Driven]:
-    """`options` are those of open_libp2p. Listens on port 4001 unless they say otherwise."""
+    """`options` are those of open_libp2p, and `limits`, which go before netns_node.QUICK. Listens on port 4001 unless they
+    say otherwise."""
     arguments = {"number": number, "listen": ["/ip4/0.0.0.0/tcp/4001"], **options}
     process = await trio.lowlevel.open_process(
         machine.enter(sys.executable, str(PROGRAM), json.dumps(arguments)),

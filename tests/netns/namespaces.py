@@ -113,6 +113,31 @@ class Internet:
         self._ip(namespace, f"addr add {host}/24 dev eth", f"route add default via {gateway}")
         return Machine(namespace, host)
 
+    def island(self, *names: str) -> list[Machine]:
+        """Machines on a network of their own, 10.77.0.0/24, without a gateway."""
+        switch = self._namespace("island")
+        self._ip(switch, "link add bridge type bridge", "link set bridge up")
+        machines = []
+        for number, name in enumerate(names, 1):
+            namespace, host = self._namespace(name), f"10.77.0.{number}"
+            self._cable(namespace, "eth", switch, f"to-{name}"[:15])
+            self._ip(switch, f"link set to-{name} master bridge")
+            self._ip(namespace, f"addr add {host}/24 dev eth")
+            machines.append(Machine(namespace, host))
+        return machines
+
+    def unplug(self, machine: Machine) -> None:
+        """Take its address on an island from it."""
+        self._ip(machine.namespace, f"addr del {machine.host}/24 dev eth")
+
+    def plug_in(self, machine: Machine) -> None:
+        self._ip(machine.namespace, f"addr add {machine.host}/24 dev eth")
+
+    def tunnel(self, machine: Machine, host: str) -> None:
+        """Another interface, which takes the default route, as that of a VPN does. It leads nowhere."""
+        self._cable(machine.namespace, "tunnel", self._namespace(f"far{next(self._hosts)}"), "end")
+        self._ip(machine.namespace, f"addr add {host}/32 dev tunnel", "route replace default dev tunnel")
+
     def cut(self, machine: Machine) -> None:
         """Pull a public machine's or a router's cable out of the internet."""
         self._ip(machine.namespace, "link set wan down")

@@ -28,7 +28,9 @@ async def test_a_clock_an_hour_wrong(
         assert market.clocks.counts() == (3, 3)
         assert market.clocks.own_error_s() == pytest.approx(-wrong_by_s, abs=60)
         assert ("3600 s fast" if wrong_by_s > 0 else "s slow") in market.clocks.advice()
+        assert wrong.node.status()["clock_advice"] == market.clocks.advice()
         for running in right:
+            assert running.node.status()["clock_advice"] is None
             theirs = running.node._parts.market
             assert theirs.clocks.counts() == (1, 3)
             assert theirs.clocks.advice() == ""

@@ -7,9 +7,9 @@ import os
 import sys
 from typing import Any
 
-from cocoon_p2p.cli.output import print_hint, print_json, print_note, terminal_columns
+from cocoon_p2p.cli.output import print_hint, print_json, print_note, terminal_columns, terminal_lines
 from cocoon_p2p.cli.place import find_home, running_node
-from cocoon_p2p.cli.words import short_until
+from cocoon_p2p.cli.words import short_until, width_of
 
 
 def run_invite(options: argparse.Namespace) -> int:
@@ -20,11 +20,11 @@ def run_invite(options: argparse.Namespace) -> int:
     if options.json:
         print_json(invite)
         return 0
-    if options.qr:
-        _draw(invite["invite"])
     print(invite["invite"], flush=True)
     _say_use(invite)
     _warn(invite, reachability)
+    if options.qr:
+        _draw(invite["invite"])  # last, so that nothing pushes its top out of the window
     return 0
 
 
@@ -33,8 +33,11 @@ def _draw(text: str) -> None:
 
     terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     lines = qr_lines(text.upper(), coloured=terminal)  # capitals: QR's alphanumeric mode
-    if terminal and len(qr_lines(text.upper(), coloured=False)[0]) > terminal_columns():
-        print_note("the terminal is too narrow for the QR code: make it wider, and ask again")
+    wide, high = len(qr_lines(text.upper(), coloured=False)[0]), len(lines) + 1  # and the prompt
+    if terminal and (wide > terminal_columns() or high > terminal_lines()):
+        print_note(
+            f"for the QR code the window must be {wide} columns wide and {high} lines high: make it larger, and ask again"
+        )
         return
     print("\n".join(lines))
 
@@ -54,9 +57,20 @@ def _say_use(invite: dict[str, Any]) -> None:
 def _warn(invite: dict[str, Any], reachability: dict[str, Any]) -> None:
     if invite.get("has_network_key"):
         print_hint("this invite holds the private network's key: whoever sees it can enter the network for ever")
-    addresses = invite.get("addresses") or []
-    if addresses and all(each.startswith(("/ip4/127.", "/ip6/::1/")) for each in addresses):
-        print_hint("this node listens on this machine only, and so the invite works on this machine only")
+    widths = {width_of(each) for each in invite.get("addresses") or ()}
+    if widths == {"loopback"}:
+        print_hint(
+            "this node knows no address of its own but this machine's loopback, so the invite works on this machine only"
+        )
     elif reachability.get("state") == "private":
         advice = reachability.get("advice") or "see nodes/REACHABILITY.md"
         print_hint(f"machines outside the local network cannot reach this node: {advice}")
+    elif widths <= {"local", "loopback"}:
+        print_hint(
+            "this invite holds addresses of the local network only, and works there only; `cocoon-node status` says how this "
+            "node is reached"
+        )
+    elif reachability.get("state") == "unknown":
+        print_hint(
+            "whether other machines reach this node is not known yet: look at `cocoon-node status` before you rely on it"
+        )

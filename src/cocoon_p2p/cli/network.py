@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from cocoon_p2p.cli.output import Whole, print_hint, print_json, print_note, pri
 from cocoon_p2p.cli.place import home_option, load_place
 from cocoon_p2p.drivers.invites import is_invite, read_invite
 from cocoon_p2p.errors import ConfigError
-from cocoon_p2p.home import Home, PrivateNetwork
+from cocoon_p2p.home import Home, NetworkLabel, PrivateNetwork
 from cocoon_p2p.limits import NAME_CHARS_MAX
 
 PUBLIC = "the public network"
@@ -22,11 +23,11 @@ PUBLIC = "the public network"
 def run_show(options: argparse.Namespace) -> int:
     """Which network this home is in, and whether a running node is in the same."""
     home, _ = load_place(options)
-    network = home.private_network()
+    network = home.network_label()
     running = _of_running(home)
-    row = _row(home, network) | {"running_fingerprint": running}
+    row = _row(home, network) | {"running_fingerprint": None if running is None else running.fingerprint}
     if options.key:
-        row["key"] = _key_text(network)
+        row["key"] = _key_text(home.private_network())
     if options.json:
         print_json(row)
     elif options.key:
@@ -44,15 +45,19 @@ def run_create(options: argparse.Namespace) -> int:
 
     network = PrivateNetwork(generate_network_key(), _name(options.name))
     home, _ = load_place(options)
+    if home.network_file.exists():
+        raise _in_one_already(home)
     home.init()
     home.enter_private_network(network)
-    _say_entered(options, home, network, "made the private network")
+    running = _say_entered(options, home, network.label, "made the private network")
     if not options.json:
         key = (
             f"what `cocoon-node network show --key{home_option(home)}` prints" if home.encrypted else home.network_file
         )
         print_note(f"others join by a copy of {key}: cocoon-node network join KEYFILE")
-        print_note("or, while this node runs, by an invite that holds the key: cocoon-node invite --with-network-key")
+        when = "while this node runs" if running is None else "once this node runs in it"
+        invite = f"cocoon-node invite --with-network-key{home_option(home)}"
+        print_note(f"or, {when}, by an invite that holds the key: {invite}")
     return 0
 
 
@@ -66,21 +71,22 @@ def run_join(options: argparse.Namespace) -> int:
         network = PrivateNetwork(_key_in(home, options.key), _name(options.name))
         home.init()
         home.enter_private_network(network)
-    _say_entered(options, home, network, "this home is in the private network")
+    _say_entered(options, home, network.label, "this home is in the private network")
     return 0
 
 
 def run_leave(options: argparse.Namespace) -> int:
     """Back to the public network; the key stays in the home under another name."""
     home, _ = load_place(options)
-    network, running = home.private_network(), _of_running(home)
+    network, running = home.network_label(), _of_running(home)
     kept = home.leave_private_network()
     if options.json:
         print_json(_row(home, None) | {"key_kept_in": str(kept)})
         return 0
     print_note(f"this home is in {PUBLIC} from the next start on; private_bootstrap in node.toml stays as it is")
-    print_note(f"to come back: cocoon-node network join {kept}{home_option(home)}")
-    if network is not None and running == network.fingerprint:
+    name = f" --name {shlex.quote(network.name)}" if network is not None and network.name else ""
+    print_note(f"to come back: cocoon-node network join {shlex.quote(str(kept))}{name}{home_option(home)}")
+    if network is not None and running is not None and running.fingerprint == network.fingerprint:
         print_hint(f"a node runs here and stays in {_title(network)} until it is started again")
     return 0
 
@@ -93,7 +99,7 @@ def _join_by_invite(home: Home, text: str, name: str) -> PrivateNetwork:
             code="INVITE",
             hint="ask for one made with `cocoon-node invite --with-network-key`, or for the key file",
         )
-    if home.private_network() is not None:
+    if home.network_file.exists():
         raise _in_one_already(home)
     join_home(home, invitation)
     network = home.private_network()
@@ -103,7 +109,7 @@ def _join_by_invite(home: Home, text: str, name: str) -> PrivateNetwork:
 
 def _key_in(home: Home, words: list[str]) -> bytes:
     file = Path(" ".join(words)).expanduser()
-    if home.private_network() is not None:
+    if home.network_file.exists():
         raise _in_one_already(home)
     return home.read_network_key(file)
 
@@ -116,33 +122,37 @@ def _in_one_already(home: Home) -> ConfigError:
     )
 
 
-def _say_entered(options: argparse.Namespace, home: Home, network: PrivateNetwork, what: str) -> None:
+def _say_entered(options: argparse.Namespace, home: Home, network: NetworkLabel, what: str) -> NetworkLabel | None:
+    """The network that the running node is in; None when none runs."""
+    running = _of_running(home)
     if options.json:
         print_json(_row(home, network))
-        return
+        return running
     print_note(f"{what} {_title(network)}")
-    running = _of_running(home)
     if running is None:
         print_note(f"next: cocoon-node up{home_option(home)}")
     _say_restart(home, network, running)
+    return running
 
 
-def _say_restart(home: Home, network: PrivateNetwork | None, running: str | None) -> None:
+def _say_restart(home: Home, network: NetworkLabel | None, running: NetworkLabel | None) -> None:
     """When a node runs here in another network than its home is in."""
-    if running is not None and running != ("" if network is None else network.fingerprint):
-        print_hint(f"the node that runs here is in {running[:8] or PUBLIC} until it is started again")
+    if running is not None and running.fingerprint != ("" if network is None else network.fingerprint):
+        where = _title(running) if running.fingerprint else PUBLIC
+        print_hint(f"the node that runs here is in {where} until it is started again")
 
 
-def _of_running(home: Home) -> str | None:
-    """The fingerprint of the network that the running node is in; None when none runs."""
+def _of_running(home: Home) -> NetworkLabel | None:
+    """The network that the running node is in, without a fingerprint if it is the public one; None when none runs."""
     api = connect(home.api_socket())
     if api is None:
         return None
     with api:
-        return str(api.get("/v1/network").get("fingerprint") or "")
+        row = api.get("/v1/network")
+    return NetworkLabel(str(row.get("fingerprint") or ""), str(row.get("name") or ""))
 
 
-def _row(home: Home, network: PrivateNetwork | None) -> dict[str, Any]:
+def _row(home: Home, network: NetworkLabel | None) -> dict[str, Any]:
     return {
         "private": network is not None,
         "name": network.name or None if network else None,
@@ -175,7 +185,7 @@ def _key_text(network: PrivateNetwork | None) -> str:
     return format_network_key(network.key)
 
 
-def _title(network: PrivateNetwork) -> str:
+def _title(network: NetworkLabel) -> str:
     return f"{network.name} ({network.fingerprint[:8]}…)" if network.name else f"{network.fingerprint[:8]}…"
 
 

@@ -122,6 +122,11 @@ def terminal_columns() -> int:
     return min(shutil.get_terminal_size((80, 24)).columns, COLUMNS_MAX)
 
 
+def terminal_lines() -> int:
+    """The height of the terminal, 24 when there is none."""
+    return shutil.get_terminal_size((80, 24)).lines
+
+
 def _line(columns: Sequence[Column], widths: Sequence[int], row: Sequence[str]) -> str:
     parts = []
     for column, width, cell in zip(columns, widths, row, strict=True):

@@ -34,7 +34,14 @@ class Parser(argparse.ArgumentParser):
         if match := _INVALID_CHOICE.search(message):
             nearest = _nearest(match["given"], re.findall(r"[\w-]+", match["choices"]))
         elif match := _UNRECOGNISED.search(message):
-            nearest = _nearest(match["given"], _options_of(self))
+            given = match["given"]
+            if given in _options_of(self):
+                return f"{given} goes behind the command: {self.prog} {given}"
+            if takers := [name for name, below in _commands_of(self).items() if given in _options_of(below)]:
+                return (
+                    f"{given} goes behind a command: {self.prog} {takers[0] if len(takers) == 1 else 'COMMAND'} {given}"
+                )
+            nearest = _nearest(given, _options_of(self))
         else:
             nearest = None
         return f"did you mean {nearest}?" if nearest else f"{self.prog} --help"
@@ -259,6 +266,15 @@ def _address(text: str, problem: str | None) -> str:
 
 def _nearest(given: str, known: Sequence[str]) -> str | None:
     return next(iter(difflib.get_close_matches(given, known, n=1, cutoff=0.5)), None)
+
+
+def _commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    return {
+        name: below
+        for action in parser._actions
+        if isinstance(action, argparse._SubParsersAction)
+        for name, below in action.choices.items()
+    }
 
 
 def _options_of(parser: argparse.ArgumentParser) -> list[str]:

@@ -51,6 +51,8 @@ def _add_invites(commands: Commands, config_option: Callable[[argparse.ArgumentP
         epilog="Makes the home folder if there is none. If a node runs here it connects at once.",
     )  # fmt: skip
     join.add_argument("invite", metavar="INVITE", nargs="+", help="what `cocoon-node invite` showed on another machine")
+    join.add_argument("--later", action="store_true",
+                      help="only write it down for the next start, also where a node runs")  # fmt: skip
     config_option(join)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import Any
 
 from cocoon_p2p.cli.api_client import LocalApi
 from cocoon_p2p.cli.output import Column, print_json, print_note, print_table, terminal_columns
 from cocoon_p2p.cli.peer_names import find_peer
-from cocoon_p2p.cli.place import find_home, running_node
+from cocoon_p2p.cli.place import find_home, home_option, running_node
 from cocoon_p2p.cli.words import duration, short_peer, short_size, short_until
+from cocoon_p2p.errors import ConfigError
 
 WIDE_COLUMNS = 100
 """From here on there is room for the agent."""
@@ -26,6 +28,8 @@ COLUMNS = (
 AGENT = Column("AGENT", elastic=True)
 BANNED_COLUMNS = (Column("PEER"), Column("ENDS IN", right=True), Column("ADDRESS", elastic=True))
 KINDS = {"websocket": "ws"}
+_HOST_AND_PORT = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[\w.-]+):(?P<port>\d{1,5})")
+_IP4 = re.compile(r"\d+\.\d+\.\d+\.\d+")
 
 
 def run_list(options: argparse.Namespace) -> int:
@@ -41,14 +45,17 @@ def run_list(options: argparse.Namespace) -> int:
 
 
 def run_ban(options: argparse.Namespace) -> int:
-    with running_node(find_home(options)) as api:
+    home = find_home(options)
+    with running_node(home) as api:
         peer = find_peer(options.peer, known_peers(api))
         answer = api.post("/v1/peers/ban", {"peer_id": peer, "duration_s": options.duration_s})
     if options.json:
         print_json(answer)
     else:
         print_note(f"{short_peer(peer)} is cut off and refused for {short_until(answer['banned_until_ms'])}")
-        print_note("end it before its time: cocoon-node peers unban; all bans: cocoon-node peers --banned")
+        at = home_option(home)
+        print_note(f"end it before its time: cocoon-node peers unban {peer[-6:]}{at}")
+        print_note(f"all bans: cocoon-node peers --banned{at}")
     return 0
 
 
@@ -70,6 +77,7 @@ def run_connect(options: argparse.Namespace) -> int:
     with running_node(find_home(options)) as api:
         target = options.target.strip()
         if not target.startswith("/") and not target.lower().startswith("cocoon1"):
+            _refuse_host_and_port(target)
             target = find_peer(target, known_peers(api))
         row = api.post("/v1/peers/connect", {"target": target})
     if options.json:
@@ -77,6 +85,20 @@ def run_connect(options: argparse.Namespace) -> int:
     else:
         print_note(f"connected to {short_peer(row.get('peer_id'))} {_over(row)}".rstrip())
     return 0
+
+
+def _refuse_host_and_port(target: str) -> None:
+    """What ADDRESS shows is not enough: a node is dialled by its id, and what else answers there is turned away."""
+    match = _HOST_AND_PORT.fullmatch(target)
+    if match is None:
+        return
+    host = match["host"].strip("[]")
+    kind = "ip6" if ":" in host else "ip4" if _IP4.fullmatch(host) else "dns"
+    raise ConfigError(
+        f"{target!r} does not say which peer is there",
+        code="NO_PEER",
+        hint=f"an address looks like /{kind}/{host}/tcp/{match['port']}/p2p/PEER_ID; or give an invite, or the peer's id",
+    )
 
 
 def known_peers(api: LocalApi) -> list[str]:
@@ -126,7 +148,7 @@ def _host(address: str) -> str:
 
 def _show_peers(peers: list[dict[str, Any]]) -> None:
     if not peers:
-        print_note("connected to nobody yet; `cocoon-node status` says how this node is reached")
+        print_note("connected to nobody at the moment; `cocoon-node status` says how this node is reached")
         return
     wide = terminal_columns() >= WIDE_COLUMNS
     rows = [[*_cells(peer), *([peer.get("agent") or "-"] if wide else [])] for peer in peers]

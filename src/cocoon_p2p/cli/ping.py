@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from cocoon_p2p.cli.api_client import LocalApi
@@ -11,21 +15,24 @@ from cocoon_p2p.cli.output import print_json, print_note
 from cocoon_p2p.cli.peer_names import find_peer
 from cocoon_p2p.cli.peers import known_peers, via, where
 from cocoon_p2p.cli.place import find_home, running_node
-from cocoon_p2p.cli.words import milliseconds, short_peer
+from cocoon_p2p.cli.words import milliseconds, short_ids, short_peer
 from cocoon_p2p.errors import CocoonError, ConfigError, TransportError
 
 INTERVAL_S = 1.0
 FAILED = 1
+HOPELESS = ("NO_ADDRESS", "BANNED")
+"""What will not be otherwise in a second."""
 
 
 def run(options: argparse.Namespace) -> int:
-    """0 when at least one came back. Ctrl-C ends it with the summary."""
+    """0 when at least one came back. Ctrl-C and SIGTERM end it with the summary."""
     with running_node(find_home(options)) as api:
         peer = find_peer(options.peer, known_peers(api))
         times: list[float | None] = []
         failure: CocoonError | None = None
         try:
-            failure = _ping(api, peer, options.count, times, quiet=options.json)
+            with _sigterm_as_ctrl_c():
+                failure = _ping(api, peer, options.count, times, quiet=options.json)
         except KeyboardInterrupt:
             print_note("stopped")
         row = _found(api, peer)
@@ -39,6 +46,20 @@ def run(options: argparse.Namespace) -> int:
     return 0 if answered or not times else FAILED
 
 
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """`timeout 10 cocoon-node ping` gets a summary, too."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _ping(api: LocalApi, peer: str, count: int, times: list[float | None], *, quiet: bool) -> CocoonError | None:
     """Fill `times`, None for what did not come back; the last failure."""
     failure = None
@@ -50,6 +71,8 @@ def _ping(api: LocalApi, peer: str, count: int, times: list[float | None], *, qu
         except (ConfigError, TransportError):  # ours to mend, or the node has gone
             raise
         except CocoonError as error:
+            if error.code in HOPELESS:
+                raise
             failure = error
             times.append(None)
         if not quiet:
@@ -66,7 +89,7 @@ def _say(api: LocalApi, peer: str, times: list[float | None], failure: CocoonErr
     if took is not None:
         print(f"{len(times)}: {milliseconds(took)}", flush=True)
     else:
-        print_note(f"{len(times)}: {failure.message if failure else 'no answer'}")
+        print_note(f"{len(times)}: {short_ids(failure.message) if failure else 'no answer'}")
 
 
 def _found(api: LocalApi, peer: str) -> dict[str, Any]:

@@ -33,18 +33,28 @@ def existing_home(options: argparse.Namespace) -> Home:
     """The same, for a command that reads what a node left there. Raises ConfigError when there is none."""
     home = find_home(options)
     if not home.path.is_dir():
-        raise ConfigError(f"there is no home folder {home.path}", hint="cocoon-node init, or name another: --home DIR")
+        raise _no_home(home)
     return home
 
 
 def running_node(home: Home) -> LocalApi:
     """The node that runs on this home. Raises ConfigError when none does."""
+    if not home.path.is_dir() and home.path != Path("~/.cocoon").expanduser():  # without the default one: a newcomer
+        raise _no_home(home)
     api = connect(home.api_socket())
     if api is None:
         raise ConfigError(
             f"no node runs on {home.path}", code="NO_NODE", hint=f"start it: cocoon-node up{home_option(home)}"
         )
     return api
+
+
+def _no_home(home: Home) -> ConfigError:
+    return ConfigError(
+        f"there is no home folder {home.path}",
+        code="NO_HOME",
+        hint=f"check --home and COCOON_HOME; to make this one: cocoon-node init{home_option(home)}",
+    )
 
 
 def home_option(home: Home) -> str:

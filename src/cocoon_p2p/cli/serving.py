@@ -12,10 +12,10 @@ NOTHING = "nothing: this node asks others (cocoon-node models add PATH to offer 
 NOTHING_EVER = "nothing: [provider] serve is false"
 
 
-def serving_pairs(status: dict[str, Any]) -> Pairs:
-    """The lines about models and money out of a node's status."""
+def serving_pairs(status: dict[str, Any], *, verbose: bool = False) -> Pairs:
+    """The lines about models and money out of a node's status. `verbose`: with all that was tried to find a device."""
     pairs: Pairs = []
-    for place, models in _by_place(status.get("models") or ()).items():
+    for place, models in _by_place(status.get("models") or (), verbose).items():
         for model in models:
             name = f"{model.get('name')} ({short_id(model.get('model_id'))})"
             pairs.append(("serving", f"{name} for {price(model.get('price_base'), model.get('price_per_item'))}"))
@@ -27,11 +27,21 @@ def serving_pairs(status: dict[str, Any]) -> Pairs:
     return pairs
 
 
-def _by_place(models: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def _by_place(models: Iterable[dict[str, Any]], verbose: bool) -> dict[str, list[dict[str, Any]]]:
     """The models under "on <device>: <why>", so that what is the same for several is said once."""
     places: dict[str, list[dict[str, Any]]] = {}
     for model in models:
-        reason = model.get("device_reason")
+        reason = str(model.get("device_reason") or "")
+        reason = reason if verbose else _in_short(reason)
         place = f"on {model.get('device') or 'no device yet'}{f': {reason}' if reason else ''}"
         places.setdefault(place, []).append(model)
     return places
+
+
+def _in_short(reason: str) -> str:
+    """Without what each accelerator said that does not work (execution/device.py)."""
+    before, failed, _ = reason.partition(" does not work: ")
+    if not failed:
+        return reason
+    found, more, _ = before.rpartition("; ")
+    return found if more else "no accelerator works here (status --verbose says why)"

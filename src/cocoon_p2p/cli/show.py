@@ -8,9 +8,16 @@ from typing import Any
 from cocoon_p2p.cli.api_client import connect
 from cocoon_p2p.cli.output import Column, print_json, print_note, print_pairs, print_table
 from cocoon_p2p.cli.place import find_home, load_place, running_node
-from cocoon_p2p.cli.reach import counter_pairs, network_pairs, reachability_pairs, refused_pairs
+from cocoon_p2p.cli.reach import (
+    bootstrap_pairs,
+    clock_pairs,
+    counter_pairs,
+    network_pairs,
+    reachability_pairs,
+    refused_pairs,
+)
 from cocoon_p2p.cli.serving import serving_pairs
-from cocoon_p2p.cli.words import duration, gram, money_note, short_id, short_peer, size
+from cocoon_p2p.cli.words import duration, gram, money_note, short_id, short_peer, size, widest_first
 
 OFFER_COLUMNS = (
     Column("MODEL", elastic=True),
@@ -30,7 +37,8 @@ def run_status(options: argparse.Namespace) -> int:
     if options.json:
         print_json(status)
     else:
-        print_pairs(_status_pairs(status) + (counter_pairs(status) if options.verbose else refused_pairs(status)))
+        counters = counter_pairs(status) if options.verbose else refused_pairs(status)
+        print_pairs(_status_pairs(status, verbose=options.verbose) + counters)
     return 0
 
 
@@ -55,15 +63,15 @@ def run_offers(options: argparse.Namespace) -> int:
     return 0
 
 
-def _status_pairs(status: dict[str, Any]) -> list[tuple[str, Any]]:
-    addresses = status.get("addresses") or []
+def _status_pairs(status: dict[str, Any], *, verbose: bool) -> list[tuple[str, Any]]:
+    addresses = widest_first(status.get("addresses") or [])
     pairs: list[tuple[str, Any]] = [("peer id", status.get("peer_id"))]
     pairs += [("addresses" if i == 0 else "", address) for i, address in enumerate(addresses)]
     if status.get("uptime_s") is not None:
         pairs.append(("running for", duration(status["uptime_s"])))
     pairs.append(("peers", status.get("peers")))
-    pairs += network_pairs(status) + reachability_pairs(status)
-    pairs += serving_pairs(status)
+    pairs += bootstrap_pairs(status) + network_pairs(status) + reachability_pairs(status) + clock_pairs(status)
+    pairs += serving_pairs(status, verbose=verbose)
     jobs = status.get("jobs")
     if isinstance(jobs, dict):
         pairs.append(("jobs", ", ".join(f"{count} {state}" for state, count in jobs.items()) or "none yet"))

@@ -126,7 +126,10 @@ def ready_pairs(status: dict[str, Any], addresses: list[str], home_part: str) ->
     pairs += network_pairs(status)
     pairs += serving_pairs(status)
     address = best_address(addresses)
-    if address is not None:
+    if address is not None and (status.get("network") or {}).get("private"):
+        pairs.append(("others join", Whole(f"by what `cocoon-node invite --with-network-key{home_part}` shows")))
+        pairs.append(("", Whole(f"or, with the network's key: cocoon-node up --bootstrap {address}")))
+    elif address is not None:
         pairs.append(("others join", Whole(f"cocoon-node up --bootstrap {address}")))
         pairs.append(("", Whole(f"or by what `cocoon-node invite{home_part}` shows")))
     pairs.append(("use it", Whole(f"cocoon-node offers{home_part}")))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cocoon_p2p.net.addresses import parse_address
 from cocoon_p2p.units import LOCAL_NETWORK_ID, format_gram
 
 TEST_MONEY = "test money, no value"
+_PEER_ID = re.compile(r"12D3KooW[1-9A-HJ-NP-Za-km-z]{44}")
+_WIDTHS = ("public", "local", "relay", "loopback")
 
 
 def short_peer(peer_id: Any) -> str:
@@ -95,7 +99,27 @@ def spec(tensor: Mapping[str, Any]) -> str:
     return f"{tensor.get('name')} {tensor.get('dtype')}[{dims}]"
 
 
-def best_address(addresses: list[str]) -> str | None:
+def best_address(addresses: Sequence[str]) -> str | None:
     """The address to hand to others: one that is not this machine's loopback, if there is one."""
-    away = [a for a in addresses if not a.startswith(("/ip4/127.", "/ip6/::1/"))]
-    return next(iter(away or addresses), None)
+    return next(iter(widest_first(addresses)), None)
+
+
+def widest_first(addresses: Sequence[str]) -> list[str]:
+    """Public addresses, then those of the local network, those through relays, and last this machine's own."""
+    return sorted(addresses, key=lambda address: _WIDTHS.index(width_of(address)))
+
+
+def width_of(address: str) -> str:
+    """From how far away an address works: "public", "local", "relay" or "loopback"."""
+    try:
+        parsed = parse_address(address)
+    except ValueError:  # of a newer version
+        return "local"
+    if parsed.relay is not None:
+        return "relay"
+    return "public" if parsed.is_public else "loopback" if parsed.is_loopback else "local"
+
+
+def short_ids(text: Any) -> str:
+    """A sentence with the peer ids in it shortened."""
+    return _PEER_ID.sub(lambda match: short_peer(match[0]), str(text))

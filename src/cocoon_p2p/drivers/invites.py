@@ -104,6 +104,8 @@ def read_invite(text: str, *, now_ms: int) -> Invitation:
 
 
 def _hint(text: str, error: RemoteProtocolError) -> str:
+    if not text.strip():
+        return "`cocoon-node invite` on a machine that is in the network shows one"
     if error.code == "UNKNOWN_TAG":
         return "it is of a newer version: update cocoon-node"
     if "/p2p/" in text:
@@ -111,7 +113,7 @@ def _hint(text: str, error: RemoteProtocolError) -> str:
     return INVITE_HINT
 
 
-def require_usable(invitation: Invitation, *, own: PeerId | None, fingerprint: str) -> None:
+def require_usable(invitation: Invitation, *, own: PeerId | None, fingerprint: str, network_name: str = "") -> None:
     """That a node `own` in the network of `fingerprint` ("": the public one) may use this invite. Raises ConfigError:
     our own; another network's."""
     # SPEC invite/1 §3.3
@@ -127,7 +129,7 @@ def require_usable(invitation: Invitation, *, own: PeerId | None, fingerprint: s
             hint="get the key by a safe way, then: cocoon-node network join KEYFILE, and join again",
         )
     raise ConfigError(
-        f"this node is in the private network {fingerprint[:8]}, and the invite is for "
+        f"this node is in the private network {network_name or fingerprint[:8]}, and the invite is for "
         f"{theirs if invitation.fingerprint else 'the public network'}",
         code="OTHER_NETWORK",
         hint="leave the private network first: cocoon-node network leave; or give the other node a home of its own: "

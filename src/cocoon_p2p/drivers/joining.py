@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 
 import trio
 
 from cocoon_p2p.errors import RemoteProtocolError, TransportError
+from cocoon_p2p.ids import PeerId
 from cocoon_p2p.net.port import Network, NetworkEvent, PeerAddresses, PeerDisconnected
 
 log = logging.getLogger(__name__)
@@ -15,6 +18,20 @@ log = logging.getLogger(__name__)
 REDIAL_MIN_S = 1.0
 REDIAL_MAX_S = 60.0
 """A bootstrap node that restarts is back within a minute; a thousand clients that wait for it must not flood it."""
+_REDIALS_WAITING_MAX = 16
+
+
+@dataclass(frozen=True, slots=True)
+class EntryState:
+    """How it stands with one bootstrap peer."""
+
+    peer: PeerAddresses
+    connected: bool
+    failure: str | None = None
+    """Why the last dial failed, by address; None: it did not, or there was none."""
+    tried_ago_s: float | None = None
+    again_in_s: float | None = None
+    """None: it is just being dialled, or will not be as long as this node is connected to anybody."""
 
 
 class Joiner:
@@ -31,10 +48,37 @@ class Joiner:
         self._bootstrap = tuple(bootstrap)
         self._known = known
         self._waits_for_bootstrap = False
+        self._failures: dict[PeerId, tuple[str, float]] = {}
+        """Of the last dials of bootstrap peers: why, and when."""
+        self._again_at: float | None = None
+        self._to_redial, self._redials = trio.open_memory_channel[PeerAddresses](_REDIALS_WAITING_MAX)
 
     @property
     def has_bootstrap(self) -> bool:
         return bool(self._bootstrap)
+
+    def entries(self) -> list[EntryState]:
+        """How it stands with each bootstrap peer."""
+        connected = {each.peer for each in self._network.peers()}
+        now = trio.current_time()
+        again_in_s = None if self._again_at is None else round(max(0.0, self._again_at - now), 3)
+        states = []
+        for peer in self._bootstrap:
+            failure = self._failures.get(peer.peer)
+            if peer.peer in connected:
+                states.append(EntryState(peer, True))
+            elif failure is None:
+                states.append(EntryState(peer, False, again_in_s=again_in_s))
+            else:
+                states.append(EntryState(peer, False, failure[0], round(now - failure[1], 3), again_in_s))
+        return states
+
+    def redial_soon(self, peer: PeerId) -> None:
+        """Dial this peer at once, if it is a bootstrap peer: there may be a way to it again."""
+        for each in self._bootstrap:
+            if each.peer == peer:
+                with suppress(trio.WouldBlock):  # so many wait that it makes no difference
+                    self._to_redial.send_nowait(each)
 
     def add(self, peer: PeerAddresses) -> None:
         """One more to come back to, from now on."""
@@ -63,10 +107,16 @@ class Joiner:
     async def run(self) -> None:
         """Dial a few known peers beside the bootstrap list, and whenever the last connection is lost, or no bootstrap peer
         has answered yet, dial again until one does."""
-        async with self._network.events() as events:
+        async with self._network.events() as events, trio.open_nursery() as nursery:
+            nursery.start_soon(self._redial)
             await self._dial_all(self._known())
             await self._rejoin()
             await self._watch(events)
+            nursery.cancel_scope.cancel()
+
+    async def _redial(self) -> None:
+        async for peer in self._redials:
+            await self._dial(peer)
 
     async def _watch(self, events: AsyncIterator[NetworkEvent]) -> None:
         async for event in events:
@@ -76,7 +126,9 @@ class Joiner:
     async def _rejoin(self) -> None:
         wait_s = REDIAL_MIN_S
         while (self._waits_for_bootstrap or not self._network.peers()) and not await self._enter():
+            self._again_at = trio.current_time() + wait_s
             await trio.sleep(wait_s)
+            self._again_at = None
             wait_s = min(2 * wait_s, REDIAL_MAX_S)
 
     async def _enter(self) -> bool:
@@ -120,5 +172,9 @@ class Joiner:
         try:
             await self._network.connect(peer.peer, peer.addresses)
         except (TransportError, RemoteProtocolError) as error:
+            reasons = error.message.removeprefix(f"cannot connect to {peer.peer}: ")
+            if peer in self._bootstrap:
+                self._failures[peer.peer] = reasons, trio.current_time()
             return error.message
+        self._failures.pop(peer.peer, None)
         return None

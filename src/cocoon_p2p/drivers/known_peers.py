@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import random
+from collections import OrderedDict
 
 import trio
 
@@ -12,8 +13,8 @@ from cocoon_p2p.drivers.clock import Clock, unix_ms
 from cocoon_p2p.drivers.standing import StandingKeeper
 from cocoon_p2p.errors import StoreError
 from cocoon_p2p.ids import PeerId
-from cocoon_p2p.limits import KNOWN_PEER_AGE_MAX_S, KNOWN_PEERS_DIALLED
-from cocoon_p2p.net.port import ConnectedPeer, Network, PeerAddresses
+from cocoon_p2p.limits import KNOWN_PEER_AGE_MAX_S, KNOWN_PEERS_DIALLED, KNOWN_PEERS_KEPT_MAX
+from cocoon_p2p.net.port import Network, PeerAddresses, PeerConnected, dialable_at
 from cocoon_p2p.store import KnownPeer, Store
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,12 @@ class KnownPeersKeeper:
         self._clock = clock
         self._rng = rng
         self._network_name = network_name
+        self._met: OrderedDict[PeerId, None] = OrderedDict()
+
+    def met(self) -> tuple[PeerId, ...]:
+        """Ids of those that were connected since the start, and of those noted before."""
+        noted = [each.peer for each in self._store.known_peers.of_network(self._network_name)]
+        return tuple(dict.fromkeys((*reversed(self._met), *noted)))
 
     def some(
         self, *, without: frozenset[PeerId] = frozenset(), count: int = KNOWN_PEERS_DIALLED
@@ -58,7 +65,23 @@ class KnownPeersKeeper:
         return self._rng.sample(known, min(count, len(known)))
 
     async def run(self) -> None:
-        """Save now and then."""
+        """Hear who comes, and save now and then."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._hear)
+            await self._save_now_and_then()
+
+    async def _hear(self) -> None:
+        async with self._network.events() as events:
+            for each in self._network.peers():
+                self._met[each.peer] = None
+            async for event in events:
+                if isinstance(event, PeerConnected):
+                    self._met[event.peer] = None
+                    self._met.move_to_end(event.peer)
+                    if len(self._met) > KNOWN_PEERS_KEPT_MAX:
+                        self._met.popitem(last=False)
+
+    async def _save_now_and_then(self) -> None:
         await trio.sleep(SAVE_FIRST_S)
         while True:
             self.save()
@@ -67,7 +90,7 @@ class KnownPeersKeeper:
     def save(self) -> None:
         """Note whom we are connected to directly. A disk that is full costs this list, and nothing else."""
         now_ms = unix_ms(self._clock)
-        connected = [(each.peer, _addresses_of(each)) for each in self._network.peers() if not each.relayed]
+        connected = [(each.peer, dialable_at(each)) for each in self._network.peers() if not each.relayed]
         known = [KnownPeer(peer, addresses, now_ms) for peer, addresses in connected if addresses]
         try:
             if known:
@@ -79,9 +102,3 @@ class KnownPeersKeeper:
         """Where an invite's peer was reached. Raises StoreError."""
         known = KnownPeer(peer, addresses, unix_ms(self._clock))
         self._store.known_peers.save(self._network_name, [known])
-
-
-def _addresses_of(peer: ConnectedPeer) -> tuple[str, ...]:
-    """Where a new connection could be made: where ours was made to, and what the peer says."""
-    worked = (peer.address,) if peer.direction == "outbound" and peer.address else ()
-    return tuple(dict.fromkeys((*worked, *peer.listens_on)))

@@ -19,7 +19,7 @@ from cocoon_p2p.drivers.clock import Clock, unix_ms
 from cocoon_p2p.drivers.standing import StandingKeeper
 from cocoon_p2p.errors import EndOfStream, RemoteProtocolError, TransportError
 from cocoon_p2p.ids import ModelId, PeerId, is_model_id
-from cocoon_p2p.net.port import Network, PeerAddresses, Stream
+from cocoon_p2p.net.port import AddressesChanged, Network, PeerAddresses, Stream
 from cocoon_p2p.policy.clock_comparison import ClockComparison
 from cocoon_p2p.policy.reputation import Fault, fault_of_code
 from cocoon_p2p.proto.job_effects import Penalise
@@ -177,10 +177,18 @@ class MarketDriver:
             nursery.start_soon(self._expiry.run)
             nursery.start_soon(self._announcing.run)
             nursery.start_soon(self._store_in_dht)
+            nursery.start_soon(self._watch_addresses)
             task_status.started()
             async for _, data in gossip:
                 with suppress(RemoteProtocolError):  # it expired on its way
                     self._apply(self._book.handle_announcement(data, now=self._ports.clock.unix()))
+
+    async def _watch_addresses(self) -> None:
+        """Who offers something says at once where it can be reached now, and not with the next regular announcement."""
+        async with self._ports.network.events() as events:
+            async for event in events:
+                if isinstance(event, AddressesChanged):
+                    self.refresh()
 
     async def _on_expiry(self) -> None:
         self._apply(self._book.handle_timer(now=self._ports.clock.unix()))

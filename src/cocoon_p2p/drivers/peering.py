@@ -15,7 +15,7 @@ from cocoon_p2p.drivers.invites import (
     require_usable,
     write_invite,
 )
-from cocoon_p2p.drivers.joining import Joiner
+from cocoon_p2p.drivers.joining import EntryState, Joiner
 from cocoon_p2p.drivers.known_peers import KnownPeersKeeper
 from cocoon_p2p.drivers.standing import StandingKeeper
 from cocoon_p2p.errors import ConfigError, TransportError
@@ -29,7 +29,14 @@ log = logging.getLogger(__name__)
 
 MS = 1000
 UNREACHABLE_HINT = "is it running, and can this machine reach it? `cocoon-node status` there says how it is reached"
-NO_ADDRESS_HINT = "say where it is: cocoon-node peers connect /ip4/…/tcp/…/p2p/PEER_ID, or its invite"
+HINTS = {
+    "NO_ADDRESS": "say where it is: cocoon-node peers connect /ip4/…/tcp/…/p2p/PEER_ID, or its invite",
+    "WRONG_PEER": "the address belongs to another node now; ask for a new invite",
+    "NOT_IN_NETWORK": "it must be in the same private network: `cocoon-node network` here and there shows the fingerprint",
+    "HANDSHAKE": "if it is in a private network, enter that first: cocoon-node network join KEYFILE, or an invite made with "
+    "--with-network-key",
+}
+"""By the code of the error; else UNREACHABLE_HINT."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +92,7 @@ class Peering:
             peer = PeerAddresses(_peer_of(target), ())
         self._require_other(peer.peer)
         await self._connect(peer)
+        self._ports.network.keep(peer.peer)
         return peer.peer
 
     async def join(self, text: str) -> Invitation:
@@ -125,7 +133,19 @@ class Peering:
         """End a ban; whether there was one."""
         was_banned = self._ports.standing.is_banned(peer)
         self._ports.standing.unban(peer)
+        self._joiner.redial_soon(peer)
         return was_banned
+
+    def entries(self) -> list[EntryState]:
+        """How it stands with each bootstrap peer."""
+        return self._joiner.entries()
+
+    def met(self) -> tuple[PeerId, ...]:
+        """Ids of peers that were connected since the start, of those reached lately, of those banned, and of the
+        bootstrap peers: what an abbreviation may stand for."""
+        entries = [entry.peer.peer for entry in self.entries()]
+        banned = [record.peer_id for record in self._ports.store.peers.banned(now_ms=self._now_ms())]
+        return tuple(dict.fromkeys((*entries, *banned, *self._known.met())))
 
     def _usable(self, text: str) -> Invitation:
         invitation = read_invite(text, now_ms=self._now_ms())
@@ -136,7 +156,8 @@ class Peering:
                 code="OTHER_NETWORK",
                 hint="stop this node, run `cocoon-node join` with the invite, and start it again",
             )
-        require_usable(invitation, own=self._ports.network.peer_id, fingerprint=self.membership.fingerprint)
+        own = self.membership
+        require_usable(invitation, own=self._ports.network.peer_id, fingerprint=own.fingerprint, network_name=own.name)
         return invitation
 
     async def _connect(self, peer: PeerAddresses) -> None:
@@ -157,7 +178,7 @@ class Peering:
                 error.message,
                 outcome_known=error.outcome_known,
                 code=error.code,
-                hint=error.hint or (NO_ADDRESS_HINT if error.code == "NO_ADDRESS" else UNREACHABLE_HINT),
+                hint=error.hint or HINTS.get(error.code, UNREACHABLE_HINT),
             ) from error
 
     def _require_other(self, peer: PeerId) -> None:

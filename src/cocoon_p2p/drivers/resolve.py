@@ -79,19 +79,22 @@ class Resolver:
         return manifest
 
     async def _fetch(self, model_id: ModelId, offers: Sequence[BookOffer]) -> Manifest:
-        reasons = []
+        reasons, hint = [], None
         for offer in offers[: limits.MANIFEST_SOURCES_MAX]:
             try:
                 raw = await self._market.fetch_manifest(offer.peer, offer.addresses, model_id)
             except (TransportError, RemoteProtocolError) as error:
                 reasons.append(str(error))
+                hint = hint or error.hint
                 continue
             manifest = self._parsed(model_id, raw)
             if manifest is not None:
                 return manifest
             reasons.append(f"peer {offer.peer} gave none, or a wrong one")
         raise TransportError(
-            f"the manifest of model {model_id} could not be fetched: {'; '.join(reasons)}", outcome_known=True
+            f"the manifest of model {model_id} could not be fetched: {'; '.join(reasons)}",
+            outcome_known=True,
+            hint=hint,
         )
 
     def _parsed(self, model_id: ModelId, raw: bytes | None) -> Manifest | None:

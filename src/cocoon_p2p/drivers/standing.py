@@ -7,7 +7,7 @@ import logging
 from cocoon_p2p.drivers.clock import Clock, unix_ms
 from cocoon_p2p.ids import PeerId
 from cocoon_p2p.limits import BAN_MAX_S
-from cocoon_p2p.net.port import Network, PeerConnected, PeerDisconnected
+from cocoon_p2p.net.port import Network, PeerConnected, PeerMisbehaved, dialable_at
 from cocoon_p2p.policy.reputation import FAULT_OF_MISBEHAVIOUR, Fault, Standing, after_fault
 from cocoon_p2p.store import Store
 
@@ -43,6 +43,7 @@ class StandingKeeper:
         log.info("peer %s: %s; its penalty is now %.0f", peer, fault.value, standing.penalty)
         if standing.is_banned(now_ms):
             log.warning("peer %s is refused until its ban ends", peer)
+            self._note_address(peer, now_ms)
             self._network.ban(peer, (standing.banned_until_ms - now_ms) / 1000)
         self._slow(peer, standing, now_ms)
 
@@ -51,6 +52,7 @@ class StandingKeeper:
         Unix milliseconds."""
         now_ms = unix_ms(self._clock)
         duration_s = min(max(duration_s, 0.0), BAN_MAX_S)
+        self._note_address(peer, now_ms)
         before = self.of(peer)
         until_ms = now_ms + round(duration_s * 1000)
         self._keep(peer, Standing(before.penalty, before.at_ms, until_ms))
@@ -76,8 +78,15 @@ class StandingKeeper:
             async for event in events:
                 if isinstance(event, PeerConnected):
                     self._slow(event.peer, self.of(event.peer), unix_ms(self._clock))
-                elif not isinstance(event, PeerDisconnected):
+                elif isinstance(event, PeerMisbehaved):
                     self.penalise(event.peer, FAULT_OF_MISBEHAVIOUR[event.kind])
+
+    def _note_address(self, peer: PeerId, now_ms: int) -> None:
+        """Where a peer is that will be cut off, unless its announcements said so: for whoever looks at the bans."""
+        record = self._store.peers.get(peer)
+        connected = next((each for each in self._network.peers() if each.peer == peer), None)
+        if connected is not None and not (record and record.addresses):
+            self._store.peers.seen(peer, dialable_at(connected), at_ms=now_ms)
 
     def _slow(self, peer: PeerId, standing: Standing, now_ms: int) -> None:
         """As slow as it deserves now until its faults have faded; one more, or a new connection, sets the pace anew."""

@@ -140,6 +140,8 @@ RELAY_CIRCUITS_MAX = 64
 stuck, 8 MB in ordinary use."""
 RELAY_CIRCUITS_PER_PEER_MAX = 16
 """go-libp2p's: what one provider behind a NAT gets at one relay; most connections leave it by hole punching in a second."""
+RELAY_CIRCUITS_PER_SUBNET_MAX = 16
+"""Asked for from one subnet, by whatever peers: a quarter of all."""
 RELAY_CIRCUIT_S = 1800.0
 """Longer than a job of a client that cannot be reached otherwise takes; such a client connects anew at the end."""
 RELAY_CIRCUIT_BYTES_MAX = 512 * MIB
@@ -279,6 +281,15 @@ PINGS_MAX = 100_000
 """`ping --count`: a day's worth at one a second."""
 
 
+# --- looking for peers that are not where they said ------------------------------------------------------------------
+SEEK_TIMEOUT_S = 3.0
+"""For the question where a peer is now, and the dial; a lookup takes a few round trips where nobody has gone."""
+SEEK_RELAYS_MAX = 4
+"""Relays asked for a way to it: it holds RELAYS_HELD places, most likely at bootstrap nodes that we share."""
+SEEKS_PER_S = 1.0
+SEEKS_BURST = 16
+"""A lookup asks twenty peers: who tries a hundred dead providers must not flood the DHT."""
+
 # --- capacity announcements ------------------------------------------------------------------------------------------
 ANNOUNCEMENT_LIFETIME_S = 60.0
 """So a provider that died is out of everybody's book within a minute."""
@@ -290,6 +301,10 @@ ANNOUNCEMENT_CLOCK_SKEW_S = 10.0
 """NTP keeps machines well within a second; ten leave room for a laptop that just woke up."""
 MODELS_PER_ANNOUNCEMENT_MAX = 64
 ADDRESSES_PER_ANNOUNCEMENT_MAX = 16
+OWN_ADDRESSES_MAX = 8
+"""Of this machine's interfaces: as many as one dial tries (DIALS_PER_PEER_MAX). It leaves room for relayed addresses."""
+OWN_HOSTS_REMEMBERED_S = 1.0
+"""Asking the system takes 0.2 ms (measured), and is done for each identify."""
 ADDRESS_CHARS_MAX = 256
 NAME_CHARS_MAX = 64
 DEVICE_CHARS_MAX = 64

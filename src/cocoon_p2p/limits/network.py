@@ -70,10 +70,16 @@ LISTEN_BACKLOG = 1024
 """Connections that the system completes and keeps until we take them: what a machine sends in one burst."""
 SHED_PAUSE_S = 0.05
 """Out of descriptors: how long the listener lets those that were told to close do so before it takes the next connection."""
+LOOK_UPS_MAX = 32
+"""Host names being looked up at the same moment, each in a thread that lives until the name server has answered, or some 20 s."""
 RESOLVED_ADDRESSES_MAX = 8
 """Of one host name, all dialled at once; content networks answer with that many."""
 WEBSOCKET_HEAD_BYTES_MAX = 8 * KIB
 """An HTTP request for an upgrade: browsers send 500 bytes, and cookies."""
+WEBSOCKET_FRAMES_PER_S = 10_000
+WEBSOCKET_FRAMES_BURST = 20_000
+"""Of one connection; then it waits. A frame may be as short as two bytes and costs 5 µs: a megabyte of them a second, of a
+stranger, was a whole core."""
 
 
 # --- the gate of the network (net/switch/) ---------------------------------------------------------------------------

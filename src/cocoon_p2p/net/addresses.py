@@ -11,6 +11,7 @@ thousands of addresses.
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,8 @@ from functools import lru_cache
 from typing import Literal
 
 from cocoon_p2p.ids import PEER_ID_BYTES, PeerId, parse_peer_id, peer_id_from_bytes, peer_id_to_bytes
-from cocoon_p2p.limits import ADDRESS_CHARS_MAX
+from cocoon_p2p.limits import ADDRESS_CHARS_MAX, OWN_ADDRESSES_MAX
+from cocoon_p2p.net.interfaces import own_hosts
 
 HostKind = Literal["ip4", "ip6", "dns", "dns4", "dns6"]
 # multiformats/multiaddr protocols.csv
@@ -28,7 +30,13 @@ _TCP = 6
 _P2P = b"\xa5\x03"  # code 421 as varint
 _WS = b"\xdd\x03"  # 477
 _CIRCUIT = b"\xa2\x02"  # 290
+_BYTES_MAX = 512
+"""A host name of 253 bytes, a relay and a peer take 350."""
+_SCOPE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
+"""Of an IPv6 address: the name of an interface, which has 15 characters at most on every system."""
+_LABEL_CHARS_MAX = 63  # RFC 1035 §2.3.4
 _FAMILIES = {"ip4": socket.AF_INET, "dns4": socket.AF_INET, "ip6": socket.AF_INET6, "dns6": socket.AF_INET6}
+_LOOPBACK = {"ip4": "127.0.0.1", "ip6": "::1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +121,13 @@ def address_to_bytes(address: Address) -> bytes:
     return raw
 
 
-@lru_cache(maxsize=4096)
 def address_from_bytes(raw: bytes) -> Address | None:
     """None for anything that this network does not dial, or that is no multiaddr. A /p2p/ at the end is left out."""
+    return _address_of(raw) if len(raw) <= _BYTES_MAX else None
+
+
+@lru_cache(maxsize=4096)  # remembers what was asked, too: only what is short comes here
+def _address_of(raw: bytes) -> Address | None:
     kind = _KINDS.get(raw[0]) if raw else None
     if kind is None:
         return None
@@ -169,26 +181,20 @@ def parse_dialable(texts: Iterable[str]) -> list[Address]:
 
 
 def resolve_wildcards(addresses: Sequence[Address]) -> tuple[str, ...]:
-    """What to tell others: 0.0.0.0 and :: replaced by this machine's own addresses, loopback last."""
-    resolved: list[str] = []
+    """What to tell others: 0.0.0.0 and :: replaced by this machine's own addresses, of those at most OWN_ADDRESSES_MAX, the
+    likeliest first; loopback last."""
+    resolved: dict[Address, int] = {}
     for address in addresses:
-        hosts = _own_hosts(address.kind) if address.is_wildcard else [address.host]
-        resolved += [str(replace(address, host=host)) for host in hosts]
-    return tuple(dict.fromkeys(resolved))
-
-
-def _own_hosts(kind: HostKind) -> list[str]:
-    """The address that packets to the wide network would leave from, and loopback. Sends nothing."""
-    family, far, loopback = (
-        (socket.AF_INET, "198.51.100.1", "127.0.0.1") if kind == "ip4" else (socket.AF_INET6, "2001:db8::1", "::1")
-    )
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((far, 9))  # a datagram socket only looks up its route
-            own = probe.getsockname()[0]
-        except OSError:
-            return [loopback]
-    return list(dict.fromkeys([own.partition("%")[0], loopback]))
+        if not address.is_wildcard:
+            resolved.setdefault(address, -1)
+            continue
+        of_kind = [own.host for own in own_hosts() if (":" in own.host) == (address.kind == "ip6")]
+        for place, host in enumerate(of_kind or [_LOOPBACK[address.kind]]):
+            resolved.setdefault(replace(address, host=host), place)
+    ours = sorted(resolved, key=lambda address: resolved[address])
+    away = [address for address in ours if not address.is_loopback]
+    given = sum(resolved[address] < 0 for address in away)
+    return tuple(map(str, [*away[: max(given, OWN_ADDRESSES_MAX)], *(each for each in ours if each.is_loopback)]))
 
 
 def _kind_of(word: str, text: str) -> HostKind:
@@ -202,7 +208,19 @@ def _checked_host(kind: HostKind, host: str) -> str:
     if kind == "ip4":
         return str(ipaddress.IPv4Address(host))
     if kind == "ip6":
-        return str(ipaddress.IPv6Address(host))
+        return _checked_ip6(ipaddress.IPv6Address(host))
     if not (0 < len(host) <= 253 and host.isascii() and host.isprintable() and not set(host) & set("/ :")):
         raise ValueError(f"{host!r} is no host name")
+    if not all(0 < len(label) <= _LABEL_CHARS_MAX for label in host.removesuffix(".").split(".")):
+        raise ValueError(f"{host!r} is no host name")  # Python's resolver raises UnicodeError for it
     return host
+
+
+def _checked_ip6(address: ipaddress.IPv6Address) -> str:
+    """Strangers name interfaces, too, and the text goes on to the terminal and into system calls. What is an IPv4 address in
+    the clothes of IPv6 would pass for a public or a private one where it is loopback."""
+    if address.ipv4_mapped is not None:
+        raise ValueError(f"{address.ipv4_mapped} is written as an IPv6 address")
+    if address.scope_id is not None and not _SCOPE.fullmatch(address.scope_id):
+        raise ValueError(f"{address.scope_id!r} is no interface")
+    return str(address)

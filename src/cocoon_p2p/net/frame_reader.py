@@ -10,7 +10,7 @@ from typing import Protocol
 import trio
 
 from cocoon_p2p.errors import RemoteProtocolError, TransportError
-from cocoon_p2p.limits import FRAME_BYTES_MAX, KIB
+from cocoon_p2p.limits import DEATH_NOTICE_S, FRAME_BYTES_MAX, KIB
 from cocoon_p2p.net.external_frames import (
     EXTERNAL_BIT,
     EXTERNAL_HEADER_BYTES,
@@ -28,8 +28,6 @@ READ_BYTES = 64 * KIB
 """Asked for at once: many short frames then cost one read. A longer frame is read into a buffer, all but its beginning."""
 _BURST = 32
 """Short frames that are handed out without a look at what the other tasks want: half a millisecond of work."""
-_DEATH_NOTICE_S = 0.5
-"""How long after a data socket broke its stream may take to be known as broken, too."""
 
 
 class ByteSource(Protocol):
@@ -155,7 +153,7 @@ class FrameReader:
     async def _find_the_culprit(self) -> None:
         """A data socket ended in the middle of a part. If the stream ended with it, it was the peer; else the path."""
         lives = True
-        with trio.move_on_after(_DEATH_NOTICE_S):
+        with trio.move_on_after(DEATH_NOTICE_S):
             try:
                 lives = await self._raw.read(1) != b""
             except TransportError:

@@ -38,6 +38,7 @@ from cocoon_p2p.net.reach.mdns import Mdns, meet_neighbour, service_of
 from cocoon_p2p.net.reach.probing import Reach
 from cocoon_p2p.net.reach.relay_client import RelayClient
 from cocoon_p2p.net.reach.relay_server import RelayServer
+from cocoon_p2p.net.reach.seeking import Seeker
 from cocoon_p2p.net.reach.upnp import PortMapper
 from cocoon_p2p.net.supervisor import Counters, open_service_nursery, run_guarded
 from cocoon_p2p.net.switch.links import Link
@@ -119,6 +120,7 @@ class Libp2pNetwork:
         self._relay_server = RelayServer(self._switch, self._streams, self._counters, key.sign)
         self._hole_punching = HolePunching(self._switch, self._streams, self._identification, self._counters)
         self._dht = Dht(self._switch, self._streams, validators, server=dht_server)
+        self._seeker = Seeker(self._switch, self._dht.find_addresses, self._counters)
         self._gossip = Gossip(self._switch, self._streams, key)
         self._identification.on_described.append(self._dht.described)
         self._dht.spares.append(self._gossip.meshes_with)
@@ -179,7 +181,7 @@ class Libp2pNetwork:
         return self._switch.addresses()
 
     async def connect(self, peer: PeerId, addresses: Sequence[str]) -> None:
-        await self._switch.connect(peer, addresses)
+        await self._seeker.connect(peer, addresses)
 
     async def disconnect(self, peer: PeerId) -> None:
         await self._switch.disconnect(peer)
@@ -211,6 +213,7 @@ class Libp2pNetwork:
         return await self._identification.ping(peer)
 
     def ban(self, peer: PeerId, duration_s: float) -> None:
+        self._switch.unprotect(peer, "manual")
         self._switch.ban(peer, duration_s)
 
     def unban(self, peer: PeerId) -> None:
@@ -218,6 +221,9 @@ class Libp2pNetwork:
 
     def slow(self, peer: PeerId, share: float, duration_s: float) -> None:
         self._switch.slow(peer, share, duration_s)
+
+    def keep(self, peer: PeerId) -> None:
+        self._switch.protect(peer, "manual")
 
     def reachability(self) -> Reachability:
         assert self._reach is not None
@@ -229,8 +235,8 @@ class Libp2pNetwork:
             yield subscription
 
     async def open_stream(self, peer: PeerId, protocol: str) -> Stream:
-        if self._switch.link(peer) is None and not self._switch.book.get(peer) and not self._switch.is_banned(peer):
-            await self._dht.find_peer(peer)
+        if self._switch.link(peer) is None:
+            await self._seeker.connect(peer)
         return await self._streams.open_framed(peer, protocol)
 
     def set_handler(self, protocol: str, handler: StreamHandler) -> None:

@@ -229,6 +229,9 @@ class MemoryNetwork:
     def slow(self, peer: PeerId, share: float, duration_s: float) -> None:
         """The simulation has no rates."""
 
+    def keep(self, peer: PeerId) -> None:
+        """The simulation closes no connection to make room."""
+
     def reachability(self) -> Reachability:
         return Reachability("reachable", "every node of a simulation is", addresses=self._addresses)
 

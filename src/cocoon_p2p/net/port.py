@@ -117,6 +117,12 @@ class ConnectedPeer:
     own words."""
 
 
+def dialable_at(peer: ConnectedPeer) -> tuple[str, ...]:
+    """Where a new connection to a peer could be made: where ours was made to, and what the peer says."""
+    worked = (peer.address,) if peer.direction == "outbound" and peer.address else ()
+    return tuple(dict.fromkeys((*worked, *peer.listens_on)))
+
+
 @dataclass(frozen=True, slots=True)
 class Reachability:
     """Whether others can dial this node, and how it knows."""
@@ -131,7 +137,7 @@ class Reachability:
     addresses: tuple[str, ...] = ()
     """Those that others are told, without /p2p/ at the end."""
     observed: tuple[str, ...] = ()
-    """Where peers say that our connections come from."""
+    """The IP addresses that peers say our connections come from; () while nobody is connected."""
     mapped: tuple[str, ...] = ()
     """Public addresses that a router forwards to us (UPnP)."""
     relays: tuple[PeerId, ...] = ()
@@ -161,7 +167,12 @@ class PeerMisbehaved:
     kind: Misbehaviour
 
 
-NetworkEvent = PeerConnected | PeerDisconnected | PeerMisbehaved
+@dataclass(frozen=True, slots=True)
+class AddressesChanged:
+    """`reachability().addresses` may be others than before: a relay takes connections for us, or this machine has moved."""
+
+
+NetworkEvent = PeerConnected | PeerDisconnected | PeerMisbehaved | AddressesChanged
 
 
 class Network(Protocol):
@@ -194,6 +205,10 @@ class Network(Protocol):
 
     def slow(self, peer: PeerId, share: float, duration_s: float) -> None:
         """Grant the peer this share (0–1] of the streams and rates that others get, for so long."""
+
+    def keep(self, peer: PeerId) -> None:
+        """Somebody asked for this peer by hand: its connections are not closed to make room for others', until it is
+        banned."""
 
     def reachability(self) -> Reachability:
         """Whether others can dial us, as far as we know now."""

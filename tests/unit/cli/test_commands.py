@@ -58,11 +58,26 @@ def test_init_with_a_key_that_others_can_read(home: Path, capsys: pytest.Capture
 
 @pytest.mark.parametrize("command", ["status", "peers", "invite"])
 def test_commands_for_a_running_node(home: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    home.mkdir()
     assert main([command]) == 2
     assert lines(capsys.readouterr().err) == [
         f"cocoon-node: error: no node runs on {home}",
         "cocoon-node: hint: start it: cocoon-node up",
     ]
+    mistyped = f"{home}x"
+    assert main([command, "--home", mistyped]) == 2
+    error, hint = lines(capsys.readouterr().err)
+    assert error == f"cocoon-node: error: there is no home folder {mistyped}"
+    assert "check --home" in hint
+
+
+def test_a_newcomer_without_a_home_is_told_to_start_a_node(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("COCOON_HOME")
+    monkeypatch.setenv("HOME", str(home.parent))
+    assert main(["status"]) == 2
+    assert lines(capsys.readouterr().err)[1] == "cocoon-node: hint: start it: cocoon-node up"
 
 
 @pytest.mark.parametrize("words", [["offers"], ["run", "m", "--text", "a"]])

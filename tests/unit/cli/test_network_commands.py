@@ -84,6 +84,7 @@ def test_join_with_a_configuration_of_ones_own(home: Path, tmp_path: Path, capsy
     ("invite", "message"),
     [
         ("hello", "this is no invite: an invite begins with cocoon1"),
+        ("", "`cocoon-node invite` on a machine that is in the network shows one"),
         (PUBLIC[:-1], "a character is wrong or missing"),
         (ENTRY, "cocoon-node peers connect ADDRESS"),
         (CLOSED, "for the private network büro, and does not hold its key"),
@@ -110,7 +111,7 @@ def test_join_takes_the_network_key_over(home: Path, capsys: Captured) -> None:
     config = load_config(None, home).network
     assert (config.bootstrap, config.private_bootstrap) == ((), (ENTRY,))
     assert main(["join", CLOSED]) == main(["join", WITH_KEY]) == 0
-    assert "is in the private network" in failed(["join", PUBLIC], capsys).splitlines()[-2]
+    assert "is in the private network büro, and the invite" in failed(["join", PUBLIC], capsys).splitlines()[-2]
 
 
 def test_an_invite_whose_key_is_not_its_networks(home: Path, capsys: Captured) -> None:
@@ -168,8 +169,10 @@ def test_enter_by_a_key_file_or_an_invite(home: Path, tmp_path: Path, capsys: Ca
     ("words", "message"),
     [
         (["join", "nowhere.key"], "nowhere.key is missing"),
+        (["join", "nowhere.key"], "hint: check the path"),
         (["join", CLOSED], "this invite holds no network key"),
         (["leave"], "in no private network"),
+        (["leave"], "hint: there is nothing to leave"),
         (["create", "--name", "a\x1b[31m"], "characters, all of them printable"),
         (["create", "--name", "n" * 65], "at most 64 characters"),
     ],
@@ -185,6 +188,38 @@ def test_an_encrypted_key_is_handed_over_by_show(home: Path, capsys: Captured, m
     assert main(["network", "create"]) == 0
     assert "network show --key" in capsys.readouterr().err
     assert "ENCRYPTED" in (home / "network.key").read_text()
+
+
+def test_without_the_passphrase_one_can_look_and_leave(
+    home: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COCOON_PASSPHRASE", "correct horse")
+    assert main(["network", "create", "--name", "my office", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    monkeypatch.delenv("COCOON_PASSPHRASE")
+    assert main(["network", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["name"], shown["fingerprint"]) == ("my office", made["fingerprint"])
+    assert "no passphrase is set" in failed(["network", "show", "--key"], capsys)
+    monkeypatch.setenv("COCOON_PASSPHRASE", "wrong")
+    assert "check COCOON_PASSPHRASE" in failed(["network", "show", "--key"], capsys)
+    monkeypatch.delenv("COCOON_PASSPHRASE")
+    assert main(["network", "leave"]) == 0
+    kept = home / f"network-{made['fingerprint'][:8]}.key"
+    assert f"network join {kept} --name 'my office'" in capsys.readouterr().err
+    assert not (home / "network.fingerprint").exists()
+    monkeypatch.setenv("COCOON_PASSPHRASE", "correct horse")
+    assert main(["network", "join", str(kept)]) == 0
+    network = Home(home).private_network()
+    assert network is not None
+    assert network.fingerprint == made["fingerprint"]
+
+
+def test_hints_name_a_home_that_is_not_the_usual_one(home: Path, capsys: Captured) -> None:
+    other = home.parent / "other"
+    assert main(["network", "create", "--home", str(other)]) == 0
+    assert f"cocoon-node invite --with-network-key --home {other}" in capsys.readouterr().err
+    assert f"network leave --home {other}" in failed(["network", "create", "--home", str(other)], capsys)
 
 
 # --- arguments ---

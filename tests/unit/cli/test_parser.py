@@ -76,6 +76,17 @@ def test_options_of_run() -> None:
         ("modles", "invalid choice: 'modles'", "did you mean models?"),
         ("models ad x", "invalid choice: 'ad'", "did you mean add?"),
         ("zzz", "invalid choice", "cocoon-node --help"),
+        ("--json", "unrecognized arguments: --json", "--json goes behind a command: cocoon-node COMMAND --json"),
+        (
+            "--json status",
+            "unrecognized arguments: --json",
+            "--json goes behind the command: cocoon-node status --json",
+        ),
+        (
+            "--verbose",
+            "unrecognized arguments: --verbose",
+            "--verbose goes behind a command: cocoon-node status --verbose",
+        ),
         ("up --lisen x", "unrecognized arguments: --lisen x", "did you mean --listen?"),
         ("up --list /ip4/0.0.0.0/tcp/0", "unrecognized arguments: --list", "did you mean --listen?"),
         ("run", "the following arguments are required: MODEL", "cocoon-node run --help"),

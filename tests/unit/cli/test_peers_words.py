@@ -6,11 +6,18 @@ from typing import Any
 
 import pytest
 
-from cocoon_p2p.cli.output import table
+from cocoon_p2p.cli.output import NO_BREAK, table
 from cocoon_p2p.cli.peer_names import find_peer
 from cocoon_p2p.cli.peers import COLUMNS, _cells, short_address, via, where
-from cocoon_p2p.cli.reach import counter_pairs, network_pairs, reachability_pairs, refused_pairs
-from cocoon_p2p.cli.words import short_peer, short_size
+from cocoon_p2p.cli.reach import (
+    bootstrap_pairs,
+    clock_pairs,
+    counter_pairs,
+    network_pairs,
+    reachability_pairs,
+    refused_pairs,
+)
+from cocoon_p2p.cli.words import best_address, short_peer, short_size, widest_first
 from cocoon_p2p.errors import ConfigError
 from cocoon_p2p.ids import peer_id_from_public_key
 
@@ -123,6 +130,51 @@ def test_what_stands_for_nobody_or_for_several(text: str, message: str, hint: st
 # --- lines of `status` ---
 
 
+def test_a_wrong_clock_is_said_and_a_right_one_is_not() -> None:
+    assert clock_pairs({"clock_advice": "This machine's clock seems to be 3600 s fast"}) == [
+        ("clock", "This machine's clock seems to be 3600 s fast")
+    ]
+    assert clock_pairs({"clock_advice": None}) == clock_pairs({}) == []
+
+
+def test_bootstrap_peers_that_cannot_be_reached_are_said() -> None:
+    good = {"peer_id": ONE, "connected": True, "error": None, "tried_ago_s": None, "again_in_s": None}
+    address = "/ip4/9.9.9.9/tcp/1"
+    bad = {"connected": False, "error": f"{address}: Connection refused", "tried_ago_s": 12.7, "again_in_s": 19.2}
+    stale = {"connected": False, "error": f"{TWO} is banned", "tried_ago_s": 120.0, "again_in_s": None}
+    dialled = {"connected": False, "error": None, "tried_ago_s": None, "again_in_s": None}
+    pairs = bootstrap_pairs({"bootstrap": [good, bad, stale, dialled]})
+    assert [(name, line.replace(NO_BREAK, " ")) for name, line in pairs] == [
+        ("bootstrap", f"{address}: Connection refused; tried 12 s ago, again in 20 s"),
+        ("", f"{short_peer(TWO)} is banned; tried 2 min ago"),
+    ]
+    assert bootstrap_pairs({}) == []
+
+
+def test_a_node_that_listens_on_loopback_only_says_so() -> None:
+    found = {"state": "unknown", "reason": "no peer is connected", "observed": ["127.0.0.1"]}
+    here = {"reachability": found, "addresses": [f"/ip4/127.0.0.1/tcp/1/p2p/{ONE}", f"/ip6/::1/tcp/1/p2p/{ONE}"]}
+    assert reachability_pairs(here) == [
+        ("reachable", "from this machine only: it listens nowhere else"),
+        ("seen as", "127.0.0.1"),
+    ]
+    away = here | {"addresses": [*here["addresses"], f"/ip4/10.0.0.1/tcp/1/p2p/{ONE}"]}  # type: ignore[misc]
+    assert reachability_pairs(away)[0] == ("reachable", "not known yet: no peer is connected")
+
+
+def test_addresses_are_shown_from_the_widest_to_this_machines_own() -> None:
+    loopback, local, public, relayed = (
+        f"/ip4/127.0.0.1/tcp/1/p2p/{ONE}",
+        f"/ip4/10.0.0.1/tcp/1/p2p/{ONE}",
+        f"/ip4/9.9.9.9/tcp/1/p2p/{ONE}",
+        f"/ip4/9.9.9.9/tcp/2/p2p/{TWO}/p2p-circuit/p2p/{ONE}",
+    )
+    assert widest_first([loopback, relayed, local, public]) == [public, local, relayed, loopback]
+    assert best_address([loopback, local]) == local
+    assert best_address([loopback, "/of/a/newer/version"]) == "/of/a/newer/version"
+    assert best_address([]) is None
+
+
 def test_reachability_says_the_state_the_reason_and_what_to_do() -> None:
     found = {
         "state": "relayed",
@@ -170,5 +222,7 @@ def test_what_was_refused_is_one_line() -> None:
         "1,204 connections (mostly too many from one subnet); 2 handshakes; 7 gossip messages (rejected); "
         "4 faults of peers (flood) (status --verbose)"
     )
+    one = {"network_counters": {"handshake_failed": 1, "peer_flood": 1}}
+    assert refused_pairs(one) == [("refused", "1 handshake; 1 fault of a peer (flood) (status --verbose)")]
     assert refused_pairs({"network_counters": {"connections_trimmed": 9}}) == refused_pairs({}) == []
     assert counter_pairs({"network_counters": {"b": 1000, "a": 1}}) == [("counters", "a 1"), ("", "b 1,000")]

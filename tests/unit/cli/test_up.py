@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import trio
 
+from cocoon_p2p.cli.serving import serving_pairs
 from cocoon_p2p.cli.up import INTERRUPTED, _Ending, model_or_path, ready_pairs
 
 PEER = "12D3KooWQpD9Yi1M7BkMK7fUa1XU9S3wvSQHykdWhsdK4nDz8e6N"
@@ -57,6 +58,36 @@ def test_a_node_in_a_private_network_says_which() -> None:
         "private network büro, fingerprint ab12"
     )
     assert "network" not in dict(ready_pairs(STATUS | {"network": {"private": False}}, [], ""))
+
+
+def test_into_a_private_network_an_address_is_not_enough() -> None:
+    address = f"/ip4/10.0.0.1/tcp/1/p2p/{PEER}"
+    network = {"private": True, "name": None, "fingerprint": "ab12"}
+    pairs = ready_pairs(STATUS | {"network": network}, [address], " --home /h")
+    at = [name for name, _ in pairs].index("others join")
+    assert pairs[at][1] == "by what `cocoon-node invite --with-network-key --home /h` shows"
+    assert pairs[at + 1][1] == f"or, with the network's key: cocoon-node up --bootstrap {address}"
+
+
+@pytest.mark.parametrize(
+    ("reason", "short"),
+    [
+        ("the configuration asks for the CPU", None),
+        (
+            "TensorrtExecutionProvider does not work: libnvinfer; CUDAExecutionProvider does not work: a; b",
+            "no accelerator works here (status --verbose says why)",
+        ),
+        (
+            "a probe ran on CUDAExecutionProvider; TensorrtExecutionProvider does not work: libnvinfer",
+            "a probe ran on CUDAExecutionProvider",
+        ),
+    ],
+)
+def test_why_a_device_was_chosen_is_one_short_line(reason: str, short: str | None) -> None:
+    (model,) = STATUS["models"]
+    status = STATUS | {"models": [model | {"device_reason": reason}]}
+    assert serving_pairs(status)[1] == ("", f"on cpu: {short or reason}")
+    assert serving_pairs(status, verbose=True)[1] == ("", f"on cpu: {reason}")
 
 
 def test_a_node_that_serves_nobody_is_not_told_to_add_models() -> None:

@@ -146,6 +146,49 @@ async def test_without_anybody_to_try_it_waits_quietly(tmp_path: Path, autojump_
         nursery.cancel_scope.cancel()
 
 
+async def test_how_it_stands_with_bootstrap_peers(tmp_path: Path, autojump_clock: MockClock) -> None:
+    hub = MemoryHub()
+    async with party(hub, 0, tmp_path) as one, party(hub, 1, tmp_path) as two, trio.open_nursery() as nursery:
+        joiner = one.joiner(NOBODY)
+        nursery.start_soon(joiner.run)
+        await trio.sleep(20)
+        (entry,) = joiner.entries()
+        assert (entry.peer, entry.connected) == (NOBODY, False)
+        assert entry.failure == f"{NOBODY.addresses[0]}: Connection refused", "without the id, which everybody sees"
+        assert entry.tried_ago_s is not None
+        assert entry.again_in_s is not None
+        assert entry.tried_ago_s + entry.again_in_s == pytest.approx(16.0, abs=0.1), "after 1, 2, 4 and 8 seconds"
+        await one.network.connect(PEERS[1], two.network.addresses())
+        joiner.add(two.as_entry)
+        assert joiner.entries()[1].connected
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_bootstrap_peer_is_dialled_as_soon_as_its_ban_is_ended(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    hub = MemoryHub()
+    parties = party(hub, 0, tmp_path), party(hub, 1, tmp_path), party(hub, 2, tmp_path)
+    async with parties[0] as one, parties[1] as two, parties[2] as other, trio.open_nursery() as nursery:
+        joiner = one.joiner(two.as_entry)
+        await joiner.join()
+        await one.network.connect(PEERS[2], other.network.addresses())  # never alone
+        nursery.start_soon(joiner.run)
+        nursery.start_soon(one.known.run)
+        await trio.sleep(1)
+        peering = one.peering(joiner)
+        peering.ban(PEERS[1], 3600.0)
+        await trio.sleep(100)
+        assert one.connected() == {PEERS[2]}
+        (banned,) = one.store.peers.banned(now_ms=0)
+        assert banned.addresses == two.network.addresses(), "where it was connected"
+        assert set(peering.met()) == {PEERS[1], PEERS[2]}
+        peering.unban(PEERS[1])
+        with trio.fail_after(5):
+            await connected_to(one.network, PEERS[1])
+        nursery.cancel_scope.cancel()
+
+
 # --- known peers ---
 
 
@@ -255,8 +298,12 @@ async def test_invites_of_other_networks_are_refused_before_anybody_is_dialled(
             one.peering().invite(hours=None, with_network_key=True)
 
 
-async def test_connect_takes_an_address_an_invite_and_a_known_peer(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_connect_takes_an_address_an_invite_and_a_known_peer(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub = MemoryHub()
+    kept: list[PeerId] = []
+    monkeypatch.setattr(MemoryNetwork, "keep", lambda _, peer: kept.append(peer))
     async with party(hub, 0, tmp_path) as one, party(hub, 1, tmp_path) as two:
         (address,) = two.network.addresses()
         invite, _ = two.peering().invite(hours=None, with_network_key=False)
@@ -267,6 +314,7 @@ async def test_connect_takes_an_address_an_invite_and_a_known_peer(tmp_path: Pat
         one.store.peers.seen(PEERS[2], ("/ip4/10.0.0.3/tcp/4001",), at_ms=1)
         async with party(hub, 2, tmp_path):
             assert await one.peering().ping(PEERS[2]) >= 0, "at the address of its announcement"
+        assert kept == [PEERS[1]] * 3, "who was connected to by hand, and not who was but pinged"
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ class FakeConnection:
 class FakeLink:
     connection: FakeConnection
     ended: trio.Event = field(default_factory=trio.Event)
+    is_punched: bool = False
 
 
 class Control:

@@ -35,6 +35,7 @@ async def open_node(
     listen: Sequence[str] = ("/ip4/127.0.0.1/tcp/0",),
     bootstrap: Sequence[str] = (),
     dht_server: bool = True,
+    network_key: bytes | None = None,
 ) -> AsyncIterator[Libp2pNetwork]:
     """Whatever hangs fails after PATIENCE_S."""
     with trio.fail_after(PATIENCE_S):
@@ -45,6 +46,7 @@ async def open_node(
             bootstrap=bootstrap,
             validators=VALIDATORS,
             dht_server=dht_server,
+            network_key=network_key,
         ) as network:
             yield network
 

@@ -20,10 +20,10 @@ from cocoon_p2p.limits import STREAMS_PER_PEER_MAX
 from cocoon_p2p.net import multistream
 from cocoon_p2p.net.libp2p import Libp2pNetwork
 from cocoon_p2p.net.port import PeerConnected, PeerDisconnected, PeerMisbehaved, Stream
+from cocoon_p2p.net.rates import Rate
 from cocoon_p2p.net.switch import inbound
 from cocoon_p2p.net.switch import streams as streams_module
 from cocoon_p2p.net.switch.gate import Gate, OriginLimits
-from cocoon_p2p.net.switch.rates import Rate
 from cocoon_p2p.net.switch.upgrade import Upgrader
 from cocoon_p2p.net.yamux import connection as connection_module
 from cocoon_p2p.testing.net_contract import ECHO, SINK, echo

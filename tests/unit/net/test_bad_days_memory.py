@@ -22,8 +22,8 @@ from cocoon_p2p.ids import PeerId
 from cocoon_p2p.net import multistream
 from cocoon_p2p.net.framing import FramedStream
 from cocoon_p2p.net.libp2p import Libp2pNetwork, open_libp2p
+from cocoon_p2p.net.rates import Rate
 from cocoon_p2p.net.switch.gate import GateLimits, OriginLimits
-from cocoon_p2p.net.switch.rates import Rate
 from cocoon_p2p.net.switch.upgrade import Upgrader
 from cocoon_p2p.net.transport.pipe import TcpPipe
 from cocoon_p2p.net.yamux.connection import MuxedConnection
@@ -43,7 +43,7 @@ import gc, sys, trio
 from cocoon_p2p.ids import PeerId
 from cocoon_p2p.net.libp2p import open_libp2p
 from cocoon_p2p.net.switch.gate import GateLimits, OriginLimits
-from cocoon_p2p.net.switch.rates import Rate
+from cocoon_p2p.net.rates import Rate
 from cocoon_p2p.testing.net_contract import echo
 def memory():
     gc.collect()

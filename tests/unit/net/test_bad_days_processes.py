@@ -60,10 +60,16 @@ trio.run(main, int(sys.argv[1]), PeerId(sys.argv[2]), sys.argv[3])
 
 STOPPED = f"""
 import signal, trio
+from cocoon_p2p.limits import BULK_BYTES_MIN
 from cocoon_p2p.net.libp2p import open_libp2p
+from cocoon_p2p.net.port import BulkFrame
 async def send_for_ever(stream):
+    beside = await stream.receive() == b"beside the stream"
+    if beside:
+        stream.expect_bulk(BULK_BYTES_MIN)
+    body = bytes(10**6)
     while True:
-        await stream.send(bytes(2**20))
+        await stream.send(BulkFrame(b"head", body, b"tail", True) if beside else body)
 async def main():
     with trio.open_signal_receiver(signal.SIGTERM) as signals:
         async with open_libp2p(bytes(32), listen=["/ip4/127.0.0.1/tcp/0"], agent="server") as network:
@@ -121,16 +127,26 @@ async def test_a_peer_that_is_killed(phase: str) -> None:
         await assert_serves(server)
 
 
-async def test_sigterm_in_the_middle_of_a_transfer() -> None:
-    """The peer learns within a second, and not by silence."""
+@pytest.mark.parametrize("path", ["on the stream", "beside the stream"])
+async def test_sigterm_in_the_middle_of_a_transfer(path: str) -> None:
+    """The peer learns within a second, and not by silence; also when the bulk goes by data socket."""
     async with child(STOPPED) as process, open_node(1) as client, client.events() as events:
         peer, address = (await line_of(process.stdout)).split()
         await client.connect(PeerId(peer), [address])
         await anext(events)
         stream = await client.open_stream(PeerId(peer), SINK)
-        await stream.send(b"begin")
+        await stream.send(path.encode())
         for _ in range(5):
             await stream.receive()
+        if path == "beside the stream":
+            sidecars = client._data_sockets._sidecars
+            while not any(sidecar.inlets for sidecar in sidecars.values()):
+                await stream.receive()
+            before = client.peers()[0].bytes_received
+            for _ in range(20):
+                await stream.receive()
+            assert client.peers()[0].bytes_received > before
+            assert sum(sidecar.traffic.received for sidecar in sidecars.values()) > 10**7
         process.send_signal(signal.SIGTERM)
         began = trio.current_time()
         with pytest.raises(TransportError) as caught:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import trio
-from bulk_pair import Path, until
-from net_nodes import assert_serves, open_node, port_of, raw_socket
+from bulk_pair import Path, pipe_of, until
+from net_nodes import assert_serves, ends, open_node, port_of, raw_pipe, raw_socket
 
 from cocoon_p2p.errors import EndOfStream, TransportError
 from cocoon_p2p.limits import BULK_BYTES_MIN
 from cocoon_p2p.net.libp2p import Libp2pNetwork
 from cocoon_p2p.net.port import BulkFrame, Stream
+from cocoon_p2p.net.rates import Rate
 from cocoon_p2p.testing.net_contract import ECHO, echo
 
 BULK, PIECE_BYTES, PIECES = "/test/bulk/1", 1_000_000, 20
@@ -36,9 +38,12 @@ async def receive_pieces(stream: Stream) -> None:
 
 
 @asynccontextmanager
-async def two_nodes() -> AsyncIterator[tuple[Libp2pNetwork, Libp2pNetwork]]:
+async def two_nodes(network_key: bytes | None = None) -> AsyncIterator[tuple[Libp2pNetwork, Libp2pNetwork]]:
     """The second, which listens nowhere, has dialled the first."""
-    async with open_node(1) as first, open_node(2, listen=()) as second:
+    async with (
+        open_node(1, network_key=network_key) as first,
+        open_node(2, listen=(), network_key=network_key) as second,
+    ):
         await second.connect(first.peer_id, first.addresses())
         yield first, second
 
@@ -53,13 +58,14 @@ async def with_path(network: Libp2pNetwork, path: Path) -> AsyncIterator[str]:
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("network_key", [None, bytes(range(32))], ids=["public", "private"])
 @pytest.mark.parametrize("sender", ["dialler", "listener"])
-async def test_bulk_goes_by_data_socket_whoever_dialled(sender: str) -> None:
+async def test_bulk_goes_by_data_socket_whoever_dialled(sender: str, network_key: bytes | None) -> None:
     async def serve(stream: Stream) -> None:
         await (receive_pieces(stream) if sender == "dialler" else send_pieces(stream))
         await stream.send(b"done")
 
-    async with two_nodes() as (first, second):
+    async with two_nodes(network_key) as (first, second):
         first.set_handler(BULK, serve)
         for _ in range(2):  # by the second time the socket is there
             stream = await second.open_stream(first.peer_id, BULK)
@@ -85,6 +91,79 @@ async def test_what_begins_like_a_data_socket_and_is_none_harms_nobody() -> None
                     assert await stream.receive_some() == b""
         assert network.counters()["data_socket_token_refused"] == 1
         await assert_serves(network)
+
+
+async def test_strangers_with_tokens_that_are_none_ban_their_subnet() -> None:
+    async with open_node(1) as network:
+        network.set_handler(ECHO, echo)
+        gate = network._switch.gate
+        public = gate.limits.of_origins["public"]
+        gate.set_limits(
+            replace(
+                gate.limits,
+                of_origins={**gate.limits.of_origins, "loopback": public},
+                failures=Rate(0.001, 3.0),
+            )
+        )
+        for number in range(4):
+            async with raw_pipe(network, source="127.0.0.66") as pipe:
+                await pipe.send_all(b"\x00CCD" + bytes((number,)) * 32)
+                await ends(pipe)
+        assert network.counters()["data_socket_token_refused"] == 4
+        assert network.counters()["subnets_banned"] == 1
+        async with raw_pipe(network, source="127.0.0.66") as pipe:
+            await ends(pipe)
+        assert network.counters()["inbound_refused_banned_subnet"] == 1
+        await assert_serves(network)  # from another address
+
+
+@asynccontextmanager
+async def punched(*, listens: bool) -> AsyncIterator[tuple[Libp2pNetwork, Libp2pNetwork]]:
+    """Two nodes with a connection as hole punching makes it: between two ports where nobody listens. The first is its
+    dialler; `listens`: the second said where it listens, on the same machine."""
+    async with open_node(1, listen=()) as first, open_node(2) as second:
+        if not listens:
+            second.announce(["/ip4/127.0.0.99/tcp/9"])
+        (door,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        port = door.socket.getsockname()[1]
+        near = pipe_of(await trio.open_tcp_stream("127.0.0.1", port), f"/ip4/127.0.0.1/tcp/{port}")
+        far = pipe_of(await door.accept())
+        await door.aclose()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(first._switch.take_punched_pipe, near, second.peer_id, as_listener=False))
+            nursery.start_soon(partial(second._switch.take_punched_pipe, far, first.peer_id, as_listener=True))
+        (here,), (there,) = first._switch.links(), second._switch.links()
+        assert here.connection.is_outbound and not there.connection.is_outbound
+        await here.identified.wait()
+        await there.identified.wait()
+        yield first, second
+
+
+@pytest.mark.parametrize("listens", [True, False], ids=["listens there", "listens nowhere"])
+@pytest.mark.parametrize("sender", ["dialler", "listener"])
+async def test_beside_a_punched_connection(sender: str, listens: bool) -> None:
+    """Nobody listens at the port that it goes to: what is known of the peer's listening is tried, or nothing; what is not
+    possible there is no mark against the peer."""
+
+    async def serve(stream: Stream) -> None:
+        await receive_pieces(stream)
+        await stream.send(b"done")
+
+    async with punched(listens=listens) as (first, second):
+        one, two = (first, second) if sender == "dialler" else (second, first)
+        two.set_handler(BULK, serve)
+        for _ in range(2):
+            stream = await one.open_stream(two.peer_id, BULK)
+            if listens:
+                stream.expect_bulk(PIECES * PIECE_BYTES)
+                await until(lambda: one.counters()["data_socket_opened"] == 1)
+            await send_pieces(stream)
+            assert await stream.receive() == b"done"
+            await stream.aclose()
+        assert one.counters()["data_socket_opened"] == int(listens)
+        assert one.counters()["data_socket_refused"] == 0
+        assert not one._data_sockets.is_off(two.peer_id) and not two._data_sockets.is_off(one.peer_id)
+        assert one.counters()["data_socket_request_failed"] == (not listens and sender == "listener")
 
 
 async def test_a_node_that_stops_in_the_middle_is_missed_within_a_second() -> None:

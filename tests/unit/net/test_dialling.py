@@ -70,6 +70,16 @@ def test_what_cannot_be_dialled_is_told() -> None:
     assert texts(plan(f"{PUBLIC}/p2p/{PEER}", known=(PUBLIC,)).direct) == [PUBLIC]
 
 
+def test_private_addresses_of_another_network_ask_for_patience() -> None:
+    """Its router lets nobody in, and no relay takes connections for it: not for long."""
+    elsewhere = "/ip4/10.9.9.9/tcp/1"
+    assert (
+        plan(elsewhere, LOOPBACK).hint == "its node is behind a router and has no relay yet; ask again in a few seconds"
+    )
+    for given in ((elsewhere, PUBLIC), (elsewhere, RELAYED), (LAN,), (LAN, elsewhere), (LOOPBACK,), ()):
+        assert plan(*given).hint is None, given
+
+
 def test_what_worked_comes_first_and_what_failed_last() -> None:
     a, b, c = (f"/ip4/8.8.4.{n}/tcp/1" for n in (1, 2, 3))
     assert texts(plan(a, b, c, worked=c, failed=(a,)).direct) == [c, b, a]
@@ -154,7 +164,8 @@ class Course:
         delay, failure = self.outcomes[f"a{name}" if name != "relay" else name]
         await trio.sleep(delay)
         if failure is not None:
-            raise TransportError(failure, outcome_known=True)
+            code = "WRONG_PEER" if failure.startswith("another peer") else None
+            raise TransportError(failure, outcome_known=True, code=code)
         self.made.append(Connection(address))
         return self.made[-1]
 
@@ -201,6 +212,18 @@ async def test_a_relay_begins_when_nothing_direct_is_left(
     course = Course(a1=(0.01, "Connection refused"), relay=(0.2, None))
     await course.run(*addresses)
     assert course.begun["relay"] == pytest.approx(0.01 if len(addresses) == 2 else 0.0)
+
+
+@pytest.mark.parametrize(
+    ("second", "code"), [("another peer answers there", "WRONG_PEER"), ("Connection refused", "UNREACHABLE")]
+)
+async def test_what_all_addresses_say_is_the_code_of_the_failure(
+    second: str, code: str, autojump_clock: MockClock
+) -> None:
+    course = Course(a1=(0.1, "another peer answers there"), a2=(0.2, second))
+    with pytest.raises(TransportError) as caught:
+        await course.run(A, B)
+    assert caught.value.code == code
 
 
 async def test_each_failure_is_told(autojump_clock: MockClock) -> None:

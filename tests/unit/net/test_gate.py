@@ -12,10 +12,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from cocoon_p2p import limits
 from cocoon_p2p.ids import PeerId
+from cocoon_p2p.net.rates import Buckets, Rate
 from cocoon_p2p.net.switch.bans import Bans
 from cocoon_p2p.net.switch.gate import Gate, GateLimits, OriginLimits, Refusal
 from cocoon_p2p.net.switch.origins import Origin, origin_of, origin_of_host
-from cocoon_p2p.net.switch.rates import Buckets, Rate
 
 ALICE, BOB = PeerId("alice"), PeerId("bob")
 HERE, THERE = Origin("public", "192.0.2.0/24"), Origin("public", "203.0.113.0/24")

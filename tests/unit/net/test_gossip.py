@@ -16,6 +16,7 @@ from cocoon_p2p.ids import peer_id_to_bytes
 from cocoon_p2p.limits import GOSSIP_HEARTBEAT_S, GOSSIP_MESSAGE_BYTES_MAX
 from cocoon_p2p.net import multistream
 from cocoon_p2p.net.gossip import gossip
+from cocoon_p2p.net.gossip import neighbour as neighbour_module
 from cocoon_p2p.net.gossip.mesh import GraftAnswer
 from cocoon_p2p.net.gossip.messages import MESHSUB, author_of, parse_rpc, publish_entry, sign_message, verify_message
 from cocoon_p2p.net.gossip.neighbour import Neighbour
@@ -183,7 +184,8 @@ async def test_a_message_is_taken_once() -> None:
         assert server.counters()["gossip_duplicate"] == 1
 
 
-async def test_a_second_stream_takes_the_place_of_the_first() -> None:
+async def test_a_second_stream_takes_the_place_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbour_module, "GOSSIP_OVERLAP_S", 0.05)
     async with open_node(1) as server, server.subscribe(TOPIC, accept) as heard, open_attacker(2, server) as first:
         await say(first, message_of(2, b"one"))
         assert (await anext(heard))[1] == b"one"
@@ -194,6 +196,37 @@ async def test_a_second_stream_takes_the_place_of_the_first() -> None:
         with pytest.raises(TransportError):
             while True:
                 await first.read_exactly(1)
+
+
+async def test_the_first_is_heard_out_and_a_third_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came before the second stream was opened is not lost; three at once are not had."""
+    async with open_node(1) as server, server.subscribe(TOPIC, accept) as heard, open_attacker(2, server) as first:
+        hindrance, take = trio.Event(), server._gossip._take
+
+        async def hindered(neighbour: Neighbour, rpc: RPC) -> None:
+            await hindrance.wait()
+            await take(neighbour, rpc)
+
+        monkeypatch.setattr(server._gossip, "_take", hindered)
+        for number in (1, 2):
+            await say(first, message_of(2, b"%d" % number, sequence=number))
+        second = await first.connection.open_stream()
+        await multistream.propose(second, *MESHSUB)
+        await say(second, message_of(2, b"3", sequence=3))
+        await polled(lambda: _inbound(server) == 2)
+        hindrance.set()
+        assert sorted([(await anext(heard))[1] for _ in range(3)]) == [b"1", b"2", b"3"]
+        third = await first.connection.open_stream()
+        await multistream.propose(third, *MESHSUB)
+        with trio.fail_after(1.0), pytest.raises(TransportError):
+            while True:
+                await first.read_exactly(1)
+        assert _inbound(server) == 2
+
+
+def _inbound(server: Libp2pNetwork) -> int:
+    (neighbour,) = server._gossip._neighbours.values()
+    return len(neighbour._inbound)
 
 
 async def test_leaving_a_topic() -> None:

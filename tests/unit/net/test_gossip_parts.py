@@ -39,8 +39,8 @@ from cocoon_p2p.net.gossip.mesh import (
 from cocoon_p2p.net.gossip.messages import ihave, known_id, parse_rpc
 from cocoon_p2p.net.gossip.neighbour import Neighbour
 from cocoon_p2p.net.gossip.outbox import Outbox
-from cocoon_p2p.net.gossip.pace import Pace
 from cocoon_p2p.net.pb.gossip_pb2 import RPC
+from cocoon_p2p.net.rates import Pace
 
 PEERS = [peer_id_from_public_key(hashlib.sha256(b"peer %d" % i).digest()) for i in range(40)]
 

@@ -17,14 +17,15 @@ from cocoon_p2p.errors import RemoteProtocolError
 from cocoon_p2p.ids import PeerId, peer_id_from_public_key
 from cocoon_p2p.limits import ADDRESSES_PER_ANNOUNCEMENT_MAX, IDENTIFY_PROTOCOLS_MAX, PEER_RECORD_BYTES_MAX
 from cocoon_p2p.net.addresses import Address, parse_address
+from cocoon_p2p.net.identify.envelope import public_key_message
 from cocoon_p2p.net.identify.messages import decode_description, encode_description
 from cocoon_p2p.net.identify.peer_record import (
     PeerRecord,
     RecordNumbers,
     open_peer_record,
-    public_key_message,
     seal_peer_record,
 )
+from cocoon_p2p.net.multistream import encode_prefixed
 from cocoon_p2p.net.pb.envelope_pb2 import Envelope
 from cocoon_p2p.net.pb.identify_pb2 import Identify
 
@@ -84,7 +85,10 @@ def test_records_that_lie_are_refused() -> None:
     assert refused(altered(signature=KEY.sign(b"something else"))) == "SIGNATURE"
     assert refused(altered(signature=b"")) == "SIGNATURE"
     assert refused(altered(payload_type=b"\x03\x02")) == "MALFORMED"
-    assert refused(altered(payload=b"\xff")) == "MALFORMED"
+    assert refused(altered(payload=b"\xff")) == "SIGNATURE", "what nobody signed is not looked at"
+    for nonsense in (b"\xff", b""):
+        signature = KEY.sign(b"\x12libp2p-peer-record\x02\x03\x01" + encode_prefixed(nonsense))
+        assert refused(altered(payload=nonsense, signature=signature)) == "MALFORMED"
     assert refused(b"") == "MALFORMED"
     assert refused(SEALED + bytes(PEER_RECORD_BYTES_MAX)) == "BOUND"
 

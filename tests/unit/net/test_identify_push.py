@@ -15,8 +15,9 @@ from cocoon_p2p.errors import TransportError
 from cocoon_p2p.ids import peer_id_from_public_key
 from cocoon_p2p.limits import IDENTIFY_MESSAGES_MAX, IDENTIFY_PUSHES_PER_PEER_BURST
 from cocoon_p2p.net.addresses import address_to_bytes, parse_address
+from cocoon_p2p.net.identify.envelope import public_key_message
 from cocoon_p2p.net.identify.identify import IDENTIFY, IDENTIFY_PUSH, _may_name
-from cocoon_p2p.net.identify.peer_record import PeerRecord, public_key_message, seal_peer_record
+from cocoon_p2p.net.identify.peer_record import PeerRecord, seal_peer_record
 from cocoon_p2p.net.libp2p import Libp2pNetwork
 from cocoon_p2p.net.multistream import encode_prefixed
 from cocoon_p2p.net.pb.identify_pb2 import Identify

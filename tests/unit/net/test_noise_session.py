@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import random
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 import trio
@@ -50,6 +51,25 @@ async def test_what_is_sent_arrives(size: int) -> None:
             assert await receive_exactly(near, size) == data
     assert near.bytes_sent == far.bytes_received > size
     assert far.bytes_sent == near.bytes_received > size
+
+
+async def test_what_the_peer_said_before_it_closed_is_heard_after_a_send_failed() -> None:
+    """It closes while we write: the write fails, and what is unread is none the worse."""
+    near, far = sessions(buffer_bytes=65536)
+    words = [b"first", b"a refusal, and why", b"farewell"]
+    with trio.fail_after(PATIENCE_S):
+        for word in words:
+            await far.send(word)
+        far.abort()
+        with pytest.raises(TransportError) as caught:
+            while True:
+                await near.send(bytes(20_000))
+        assert caught.value.code == "DISCONNECTED"
+        assert await receive_exactly(near, sum(map(len, words))) == b"".join(words)
+        with suppress(TransportError):  # a reset, if ours was under way when it closed
+            assert not await near.receive()
+        with pytest.raises(TransportError):
+            await near.send(b"x")
 
 
 @given(

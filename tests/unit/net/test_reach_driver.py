@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 import trio
 from net_nodes import open_node, polled
 
 from cocoon_p2p.errors import TransportError
 from cocoon_p2p.ids import PeerId
+from cocoon_p2p.limits import AUTONAT_DOUBT_ROUNDS
 from cocoon_p2p.net.addresses import Address, parse_address
 from cocoon_p2p.net.identify import identify
 from cocoon_p2p.net.reach import probing
 from cocoon_p2p.net.reach.probing import Reach
+from cocoon_p2p.net.switch.origins import origin_of_host
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +31,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_right_after_start_nobody_has_told() -> None:
     async with open_node(1) as network:
         state = network.reachability()
-        assert (state.state, state.reason) == ("unknown", "nobody has told us yet")
+        assert (state.state, state.reason) == ("unknown", "this node listens on this machine only")
         assert state.addresses == network.addresses()
 
 
@@ -49,7 +54,9 @@ async def test_on_one_machine_two_nodes_tell_each_other() -> None:
             assert state.advice == ""
             assert state.addresses == node.addresses()
         assert two.reachability().observed == ("127.0.0.1",)
-        assert one.reachability().observed == one.addresses()
+        assert one.reachability().observed == ("127.0.0.1",)
+        await two.disconnect(one.peer_id)
+        await polled(lambda: one.reachability().observed == two.reachability().observed == ())
 
 
 async def test_who_cannot_be_dialled_is_private_and_takes_a_relay(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,6 +99,77 @@ async def test_records_and_circuits_are_served_by_who_can_be_dialled(monkeypatch
             nursery.start_soon(watched.run)
             await polled(lambda: served == {"dht": [True], "relay": [False, True]})
             nursery.cancel_scope.cancel()
+
+
+class Router:
+    """What a PortMapper tells."""
+
+    def __init__(self) -> None:
+        self.on_change: Callable[[], object] = lambda: None
+        self.mapped: tuple[Address, ...] = ()
+        self.outcome = ""
+
+
+@pytest.mark.parametrize("cause", ["moved", "alone", "observed", "mapped"])
+async def test_what_may_have_changed_is_asked_again_soon(cause: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at the next turn, in a quarter of an hour: the machine has moved, or was alone for a moment, or is seen from
+    elsewhere too, or its router forwards another port."""
+    async with open_node(1) as peer, open_node(2) as node:
+        assert node._reach is not None
+        reach, router = node._reach, Router()
+        reach._router, router.on_change = router, reach._look_at_router
+        await node.connect(peer.peer_id, peer.addresses())
+        await polled(lambda: reach.status().state == "reachable")
+        await polled(lambda: not reach._rounds_in_doubt)
+
+        async def closed(peer: PeerId, target: Address) -> None:
+            raise TransportError("the router drops it now", outcome_known=True)
+
+        monkeypatch.setattr(peer._switch, "try_dial", closed)
+        with trio.move_on_after(0.3):
+            await polled(lambda: reach.status().state != "reachable")
+        assert reach.status().state == "reachable", "nothing tells it yet"
+        if cause == "moved":
+            node._switch._note_move()
+        elif cause == "alone":
+            await node.disconnect(peer.peer_id)
+            await polled(lambda: not peer.peers())
+            await node.connect(peer.peer_id, peer.addresses())
+        elif cause == "observed":
+            link = next(link for link in node._switch.links_of(peer.peer_id) if link.connection.is_outbound)
+            elsewhere = replace(link, origin=origin_of_host("192.168.1.1"))
+            for host in ("192.168.1.7", "192.168.1.8"):
+                reach._take_observed(elsewhere, parse_address(f"/ip4/{host}/tcp/5000"))
+            reach._take_observed(link, parse_address("/ip4/127.0.0.1/tcp/5000"))
+        else:
+            router.mapped = (parse_address("/ip4/45.1.2.3/tcp/4601"),)
+            router.on_change()
+        await polled(lambda: reach.status().state == "private")
+
+
+async def test_who_is_dialled_although_nobody_could_is_asked_again_and_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with open_node(1) as peer, open_node(2) as node, open_node(3, listen=()) as stranger:
+        dial, asked, is_closed = peer._switch.try_dial, 0, True
+
+        async def try_dial(who: PeerId, target: Address) -> None:
+            nonlocal asked
+            asked += 1
+            if is_closed:
+                raise TransportError("the router drops it", outcome_known=True)
+            await dial(who, target)
+
+        monkeypatch.setattr(peer._switch, "try_dial", try_dial)
+        await node.connect(peer.peer_id, peer.addresses())
+        await polled(lambda: node.reachability().state == "private")
+        is_closed, before = False, asked
+        await stranger.connect(node.peer_id, node.addresses())
+        await polled(lambda: node.reachability().state == "reachable")
+        assert asked > before
+        assert node._reach is not None
+        await polled(lambda: not node._reach._rounds_in_doubt)
+        assert asked - before <= 2 * AUTONAT_DOUBT_ROUNDS + 1
 
 
 async def test_an_address_that_changed_is_tested_anew() -> None:

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from cocoon_p2p.ids import PeerId
 from cocoon_p2p.limits import VOTE_LIFETIME_S, VOTES_MAX
 from cocoon_p2p.net.addresses import parse_address
-from cocoon_p2p.net.reach.reachability import Scope, Situation, Vote, Votes, candidates, confirmed, judge, widest
+from cocoon_p2p.net.reach.reachability import (
+    Scope,
+    Situation,
+    Vote,
+    Votes,
+    candidates,
+    confirmed,
+    judge,
+    wants_relay,
+    widest,
+)
 
 OWN = parse_address("/ip4/192.168.1.5/tcp/4001")
 OUTSIDE = parse_address("/ip4/5.6.7.8/tcp/4001")
@@ -31,10 +41,32 @@ def cast(*reached: bool, scope: Scope = "public") -> Votes:
 
 def test_at_the_start_nobody_has_told() -> None:
     state = judge(Situation(listening=(OWN,)), Votes(), 0.0)
-    assert (state.state, state.reason, state.advice) == ("unknown", "nobody has told us yet", "")
+    assert (state.state, state.reason, state.advice) == ("unknown", "no peer is connected", "")
     nobody = judge(replace(HOME, askable=frozenset()), Votes(), 0.0)
     assert nobody.state == "unknown"
-    assert nobody.reason == "nobody has told us yet: none of our peers can try to dial us"
+    assert nobody.reason == "none of our peers can try to dial us"
+    assert judge(HOME, Votes(), 0.0).reason == "peers are being asked"
+    here = Situation(listening=(parse_address("/ip4/127.0.0.1/tcp/4001"),))
+    assert judge(here, Votes(), 0.0).reason == "this node listens on this machine only"
+
+
+def test_who_seems_private_does_not_wait_for_a_relay() -> None:
+    """Dialling back in vain takes peers eight seconds each."""
+    private = (parse_address("/ip4/127.0.0.1/tcp/4001"), OWN)
+    public = (parse_address("/ip4/5.6.7.8/tcp/4001"), OWN)
+
+    def wants(situation: Situation, *votes: bool) -> bool:
+        cast_votes = cast(*votes)
+        return wants_relay(situation, judge(situation, cast_votes, 2.0))
+
+    assert wants(replace(HOME, listening=private))
+    assert not wants(replace(HOME, listening=private, scope="private"))  # on a LAN nobody is in between
+    assert not wants(replace(HOME, listening=private, by_operator=True))
+    assert not wants(replace(HOME, listening=public))
+    assert not wants(replace(HOME, listening=()))
+    assert not wants(HOME, True, True)
+    assert wants(HOME, False, False)
+    assert wants(replace(HOME, listening=public, by_operator=True), False, False)
 
 
 def test_who_does_not_listen_is_private() -> None:

@@ -14,8 +14,9 @@ from rude_ends import PausingProxy, open_bare
 from cocoon_p2p.errors import ConfigError, TransportError
 from cocoon_p2p.net.addresses import parse_address
 from cocoon_p2p.net.port import PeerConnected, PeerMisbehaved
+from cocoon_p2p.net.rates import Rate
 from cocoon_p2p.net.switch import switch
-from cocoon_p2p.net.switch.rates import Rate
+from cocoon_p2p.net.yamux import connection as connection_module
 from cocoon_p2p.testing.net_contract import ECHO, echo
 
 
@@ -34,6 +35,8 @@ async def test_two_peers_that_dial_each_other_at_once(monkeypatch: pytest.Monkey
         for stream in streams:
             await stream.send(b"before")
             assert await stream.receive() == b"before"
+        links = [*one._switch.links_of(two.peer_id), *two._switch.links_of(one.peer_id)]
+        await polled(lambda: all(link.identified.is_set() for link in links))
         best = [one._switch.link(two.peer_id), two._switch.link(one.peer_id)]
         assert best[0] is not None and best[1] is not None
         assert best[0].connection.is_outbound != best[1].connection.is_outbound, "both use the same one"
@@ -116,6 +119,24 @@ async def test_what_is_told_of_a_peer() -> None:
         assert 100_000 < told.bytes_received < 150_000
 
 
+async def test_a_machine_that_moves_asks_all_whether_they_are_still_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(switch, "SWITCH_ROUND_S", 0.1)
+    monkeypatch.setattr(connection_module, "KEEPALIVE_DOUBT_S", 0.2)
+    async with open_node(1) as server, open_node(2, listen=()) as client, trio.open_nursery() as nursery:
+        proxy = PausingProxy(port_of(server))
+        await nursery.start(proxy.run)
+        server.announce([f"/ip4/127.0.0.1/tcp/{proxy.port}"])
+        await client.connect(server.peer_id, [f"/ip4/127.0.0.1/tcp/{proxy.port}"])
+        await polled(lambda: client.peers()[0].latency_s is not None)
+        proxy.pause()
+        monkeypatch.setattr(switch, "own_hosts_now", lambda: frozenset({"192.0.2.1"}))
+        began = trio.current_time()
+        await polled(lambda: client.peers() == ())
+        assert trio.current_time() - began < 2.0, "not only after two keep-alive intervals of 10 s"
+        assert client.counters()["machine_moved"] >= 1
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_fresh_connection_beside_another() -> None:
     async with open_node(1) as server, open_node(2) as client:
         link = await client._switch.connect(server.peer_id, server.addresses())
@@ -151,9 +172,9 @@ async def test_announced_addresses_and_who_hears_of_them() -> None:
         node.announce(["/dns4/node.example/tcp/4001"])
         node.announce([])
         assert heard == [
-            (*listening, "/ip4/192.0.2.1/tcp/4001"),
+            ("/ip4/192.0.2.1/tcp/4001", *listening),  # loopback comes last
             ("/dns4/node.example/tcp/4001", "/ip4/192.0.2.1/tcp/4001"),
-            (*listening, "/ip4/192.0.2.1/tcp/4001"),
+            ("/ip4/192.0.2.1/tcp/4001", *listening),
         ]
 
 

@@ -255,32 +255,25 @@ async def test_nobody_listens_there() -> None:
     assert caught.value.outcome_known
 
 
-class Names(trio.abc.HostnameResolver):
-    """Resolves without asking anybody."""
-
-    def __init__(self, hosts: dict[str, list[str]]) -> None:
-        self.hosts = hosts
-
-    async def getaddrinfo(self, host: Any, port: Any, *how: int, **named: int) -> list[Any]:
-        known = self.hosts.get(host.decode() if isinstance(host, bytes) else host)
-        if known is None:
-            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        return [entry for each in known for entry in socket.getaddrinfo(each, port, *how, **named)]
-
-    async def getnameinfo(self, sockaddr: object, flags: int) -> tuple[str, str]:
-        raise AssertionError("nobody asks for names")
-
-
 @pytest.fixture
-def names() -> Names:
-    """For the test's trio.run alone."""
-    return Names({"both.test": ["::1", "127.0.0.1"]})
+def names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names under .test are resolved without asking anybody."""
+    look_up = socket.getaddrinfo
+    hosts = {"both.test": ["::1", "127.0.0.1"], "nowhere.test": []}
+
+    def answer(host: Any, *how: Any, **named: Any) -> list[Any]:
+        found = [entry for each in hosts.get(host, [host]) for entry in look_up(each, *how, **named)]
+        if not found:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return found
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-async def test_all_addresses_of_a_name_are_tried_at_once(names: Names, host: str) -> None:
+@pytest.mark.usefixtures("names")
+async def test_all_addresses_of_a_name_are_tried_at_once(host: str) -> None:
     """Only one of the two answers."""
-    trio.socket.set_custom_hostname_resolver(names)
     async with listening(parse_address(f"/{'ip6' if ':' in host else 'ip4'}/{host}/tcp/0")) as listener:
         with trio.fail_after(0.2):  # less than any head start
             pipe = await dial_tcp(parse_address(f"/dns/both.test/tcp/{listener.address.port}"))
@@ -289,14 +282,14 @@ async def test_all_addresses_of_a_name_are_tried_at_once(names: Names, host: str
         pipe.abort()
 
 
-async def test_a_name_that_is_unknown(names: Names) -> None:
-    trio.socket.set_custom_hostname_resolver(names)
+@pytest.mark.usefixtures("names")
+async def test_a_name_that_is_unknown() -> None:
     with trio.fail_after(PATIENCE_S), pytest.raises(TransportError, match="Name or service not known"):
         await dial(parse_address("/dns4/nowhere.test/tcp/4001"))
 
 
-async def test_the_failures_of_all_addresses_are_told(names: Names) -> None:
-    trio.socket.set_custom_hostname_resolver(names)
+@pytest.mark.usefixtures("names")
+async def test_the_failures_of_all_addresses_are_told() -> None:
     async with listening() as listener:
         port = listener.address.port
     with trio.fail_after(PATIENCE_S), pytest.raises(TransportError) as caught:

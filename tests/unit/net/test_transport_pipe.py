@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import socket
 import struct
+import sys
+import termios
+from pathlib import Path
 
 import pytest
 import trio
@@ -12,6 +16,7 @@ from secure_pairs import pipes_are_closed, read_exactly, tcp_pipes
 
 from cocoon_p2p.errors import TransportError
 from cocoon_p2p.limits import SEND_FINISH_TIMEOUT_S
+from cocoon_p2p.net.transport import pipe as pipe_module
 from cocoon_p2p.net.transport.pipe import UNYIELDED_BYTES_MAX, TcpPipe, finishes_sends
 
 __all__ = ["pipes_are_closed"]
@@ -42,6 +47,76 @@ async def test_send_now_takes_what_the_system_takes_and_never_waits() -> None:
     assert near.send_now(b"x") == 0
     with trio.fail_after(PATIENCE_S):
         assert await read_exactly(far, 3) == b"abc"
+
+
+def states(pipe: TcpPipe) -> list[str]:
+    """What the kernel still has of this end: its state in /proc/net/tcp (01 established, 04 FIN_WAIT1 …)."""
+    _, port = pipe.sock.getsockname()
+    _, other = pipe.sock.getpeername()
+    ends = (f"0100007F:{port:04X}", f"0100007F:{other:04X}")
+
+    def look() -> list[str]:
+        rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+        return [row[3] for row in rows if (row[1], row[2]) == ends]
+
+    pipe.look = look  # type: ignore[attr-defined]
+    return look()
+
+
+async def gone(pipe: TcpPipe) -> float:
+    """How long the kernel keeps it, in seconds."""
+    began = trio.current_time()
+    with trio.fail_after(PATIENCE_S):
+        while set(pipe.look()) - {"05", "06"}:  # type: ignore[attr-defined]  # noqa: ASYNC110
+            await trio.sleep(0.01)
+    return trio.current_time() - began
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="Linux")
+async def test_the_system_keeps_nothing_for_a_peer_that_left_a_send_standing() -> None:
+    near, far = tcp_pipes(buffer_bytes=65536)
+    while near.send_now(bytes(1_000_000)):
+        pass
+    assert states(near) == ["01"]
+    near.abort()
+    assert await gone(near) < 0.2
+    with pytest.raises(TransportError, match="reset"):
+        while await far.receive_into(memoryview(bytearray(65536))):
+            pass
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="Linux")
+async def test_the_system_does_not_try_for_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has taken all, but the peer does not: CLOSE_LINGER_S."""
+    monkeypatch.setattr(pipe_module, "CLOSE_LINGER_S", 0.5)
+    near, far = tcp_pipes()
+    far.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    near.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_000_000)
+    while near.send_now(bytes(1000)) == 1000 and unsent(near) < 300_000:
+        await trio.lowlevel.checkpoint()
+    assert states(near) == ["01"]
+    near.abort()
+    assert near.look() == ["04"]  # type: ignore[attr-defined]
+    assert 0.3 < await gone(near) < 5.0
+
+
+async def test_the_last_words_arrive_before_the_end() -> None:
+    """Closed at once after them, with megabytes under way to a peer that reads, late."""
+    near, far = tcp_pipes()
+    near.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8_000_000)
+    data = bytes(range(250)) * 4000
+    assert near.send_now(data) == len(data)
+    assert near.send_now(b"farewell") == 8
+    near.abort()
+    with trio.fail_after(PATIENCE_S):
+        assert await read_exactly(far, len(data) + 8) == data + b"farewell"
+        assert await far.receive_into(memoryview(bytearray(10))) == 0
+
+
+def unsent(pipe: TcpPipe) -> int:
+    """Bytes that the system holds and has not sent."""
+    return int.from_bytes(fcntl.ioctl(pipe.sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
 async def test_what_a_peer_reset_is_a_transport_error() -> None:

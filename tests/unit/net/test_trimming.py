@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cocoon_p2p.ids import PeerId
 from cocoon_p2p.net.switch.links import Link, LinkTable, Tag
 from cocoon_p2p.net.switch.origins import origin_of_host
-from cocoon_p2p.net.switch.trimming import expendable, idle_doubles
+from cocoon_p2p.net.switch.trimming import expendable, idle_leftovers
 from cocoon_p2p.net.yamux.connection import MuxedConnection
 
 HERE = origin_of_host("127.0.0.1")
@@ -82,7 +82,7 @@ def test_doubles_go_when_they_are_idle_and_not_new() -> None:
     new = world.add("x", is_outbound=False, age_s=1)
     if world.table.best(PeerId("x")) is not best:
         best, double = double, best
-    found = idle_doubles(world.table, lambda link: world.table.best(link.peer), NOW, GRACE_S)
+    found = idle_leftovers(world.table, lambda link: world.table.best(link.peer), NOW, GRACE_S)
     assert double in found
     assert not {busy, new, world.table.best(PeerId("x"))} & set(found)
 

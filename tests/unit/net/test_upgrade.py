@@ -328,6 +328,8 @@ async def test_who_has_not_the_key_gets_nowhere(dialers: bytes | None, listeners
                     assert "is not in our private network" in failures[name].message
                     assert failures[name].code == "NOT_IN_NETWORK"
                     assert key.hex() not in failures[name].message
+            if dialers is None:
+                assert "or it is in a private network that this node is not in" in failures["dialer"].message
             failures.clear()
 
 

@@ -10,6 +10,7 @@ from yamux_pairs import Bare, bare, session_pair
 
 from cocoon_p2p.errors import RemoteProtocolError, TransportError
 from cocoon_p2p.limits import (
+    KEEPALIVE_DOUBT_S,
     KEEPALIVE_INTERVAL_S,
     KEEPALIVE_MISSES_MAX,
     STREAM_WINDOW_BYTES_INITIAL,
@@ -300,6 +301,43 @@ async def test_a_silent_peer_is_given_up(autojump_clock: MockClock) -> None:
         await peer.end.ended.wait()
         misses = (trio.current_time() - started) / KEEPALIVE_INTERVAL_S
         assert KEEPALIVE_MISSES_MAX - 0.1 < misses < KEEPALIVE_MISSES_MAX + 1.1
+
+
+@pytest.mark.parametrize("waiting", [True, False], ids=["while a ping waits", "between pings"])
+async def test_in_doubt_a_silent_peer_is_given_up_soon(autojump_clock: MockClock, waiting: bool) -> None:
+    async with bare(patience_s=200) as peer:
+        await opened(peer)
+        if not waiting:
+            for _ in range(4):  # the early ones, and the first after a pause
+                number = await ping_of(peer)
+                await peer.send(encode_header(PING, ACK, 0, number))
+        await trio.sleep(KEEPALIVE_INTERVAL_S / 4)
+        started = trio.current_time()
+        peer.end.connection.doubt()
+        await peer.end.ended.wait()
+        pings = (trio.current_time() - started) / KEEPALIVE_DOUBT_S
+        # During the one that was waiting something came.
+        assert KEEPALIVE_MISSES_MAX - 0.1 < pings < KEEPALIVE_MISSES_MAX + waiting + 0.1
+
+
+async def test_an_answer_ends_the_doubt(autojump_clock: MockClock) -> None:
+    async with bare(patience_s=200) as peer:
+        await opened(peer)
+        peer.end.connection.doubt()
+        for _ in range(5):
+            number = await ping_of(peer)
+            await trio.sleep(0.9 * KEEPALIVE_DOUBT_S)
+            await peer.send(encode_header(PING, ACK, 0, number))
+        started = trio.current_time()
+        await peer.end.ended.wait()
+        assert trio.current_time() - started > KEEPALIVE_MISSES_MAX * KEEPALIVE_INTERVAL_S
+
+
+async def ping_of(peer: Bare) -> int:
+    while True:
+        frame = await peer.next(pings=True)
+        if frame.kind == PING and frame.flags == SYN:
+            return frame.length
 
 
 async def test_a_peer_that_is_busy_sending_may_answer_late(autojump_clock: MockClock) -> None:

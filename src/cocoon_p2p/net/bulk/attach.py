@@ -5,6 +5,7 @@ from __future__ import annotations
 import trio
 
 from cocoon_p2p.errors import TransportError
+from cocoon_p2p.ids import PeerId
 from cocoon_p2p.net.addresses import parse_address
 from cocoon_p2p.net.bulk.lanes import Connection
 from cocoon_p2p.net.bulk.messages import DATA_PROTOCOL
@@ -25,7 +26,12 @@ def attach_data_sockets(switch: Switch, streams: Streams, nursery: trio.Nursery)
                 return await streams.open_raw(connection.peer, DATA_PROTOCOL, link=link)
         raise TransportError("the connection has ended", outcome_known=True, code="DISCONNECTED")
 
-    sockets = DataSockets(nursery, switch.counters, dial=_dial, open_control=open_control)
+    def listens_at(peer: PeerId, address: str) -> str | None:
+        host = parse_address(address).host
+        known = (each for each in switch.book.get(peer) if each.host == host and each.relay is None)
+        return next((str(each) for each in known if not each.websocket), None)
+
+    sockets = DataSockets(nursery, switch.counters, dial=_dial, open_control=open_control, listens_at=listens_at)
     switch.take_data_pipe = sockets.take_pipe
     switch.on_link.append(sockets.watch)
     streams.set_internal(DATA_PROTOCOL, sockets.answer)
@@ -34,5 +40,5 @@ def attach_data_sockets(switch: Switch, streams: Streams, nursery: trio.Nursery)
 
 
 async def _dial(address: str) -> TcpPipe:
-    """To where a connection goes. Raises TransportError."""
+    """Raises TransportError."""
     return await dial_tcp(parse_address(address))

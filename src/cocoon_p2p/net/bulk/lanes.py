@@ -41,6 +41,10 @@ class Sidecar:
     connection: Connection
     ended: trio.Event
     """Set when the connection is over."""
+    is_punched: bool = False
+    """Its address is that of a hole in a router, where nobody listens."""
+    has_no_way: bool = False
+    """As was found out: there are no data sockets beside this connection, which says nothing of others."""
     outlets: list[DataOutlet] = field(default_factory=list)
     inlets: dict[bytes, DataInlet] = field(default_factory=dict)
     traffic: Traffic = field(default_factory=Traffic)
@@ -56,7 +60,8 @@ class Sidecar:
     def fits(self) -> bool:
         """Whether the connection is of the kind that has data sockets."""
         # SPEC data/1 §2
-        return self.connection.transport == "tcp" and not self.connection.relayed and not self.ended.is_set()
+        kind = self.connection.transport == "tcp" and not self.connection.relayed
+        return kind and not self.has_no_way and not self.ended.is_set()
 
     def lease(self, user: object) -> DataOutlet | None:
         """A free outlet, from now on the user's."""

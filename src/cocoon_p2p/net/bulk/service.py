@@ -30,14 +30,12 @@ from cocoon_p2p.net.bulk.messages import (
 )
 from cocoon_p2p.net.bulk.sockets import DataInlet, DataOutlet, Traffic
 from cocoon_p2p.net.port import Bytes
-from cocoon_p2p.net.supervisor import Counters, run_guarded
+from cocoon_p2p.net.supervisor import Counters, deadline, run_guarded
 from cocoon_p2p.net.transport.pipe import TcpPipe
 
 logger = logging.getLogger("cocoon_p2p.net")
 
 _SWEEP_S = limits.DATA_IDLE_SENDER_S / 3
-_DEATH_NOTICE_S = 0.5
-"""How long after a data socket broke its connection may take to be known as dead, too."""
 
 
 class ControlStream(Protocol):
@@ -64,6 +62,9 @@ class Link(Protocol):
     @property
     def ended(self) -> trio.Event: ...
 
+    @property
+    def is_punched(self) -> bool: ...
+
 
 @dataclass(slots=True, eq=False)
 class _Expected:
@@ -80,7 +81,8 @@ class _Expected:
 class DataSockets:
     """All data sockets of one node. `run` and the tasks it starts live in `nursery`.
 
-    `dial` makes a plain TCP connection to the address of a connection, `open_control` a stream of DATA_PROTOCOL over one.
+    `dial` makes a plain TCP connection to an address, `open_control` a stream of DATA_PROTOCOL over a connection, and
+    `listens_at` says where a peer listens on the machine of an address, if that is known.
     """
 
     def __init__(
@@ -90,11 +92,13 @@ class DataSockets:
         *,
         dial: Callable[[str], Awaitable[TcpPipe]],
         open_control: Callable[[Connection], Awaitable[ControlStream]],
+        listens_at: Callable[[PeerId, str], str | None] = lambda peer, address: None,
     ) -> None:
         self._nursery = nursery
         self._counters = counters
         self._dial = dial
         self._open_control = open_control
+        self._listens_at = listens_at
         self._sidecars: dict[object, Sidecar] = {}
         self._tokens: dict[bytes, _Expected] = {}
         self._off_until: OrderedDict[PeerId, float] = OrderedDict()
@@ -193,6 +197,7 @@ class DataSockets:
         """Get another outlet, in the background."""
         _drop_idle(sidecar, trio.current_time())
         wanted = not sidecar.is_asking and sidecar.fits and not self.is_off(sidecar.peer)
+        wanted = wanted and not (sidecar.connection.is_outbound and self._address(sidecar) is None)
         if wanted and self._has_room(sidecar, len(sidecar.outlets)):
             sidecar.is_asking = True
             self._nursery.start_soon(self._ask_guarded, sidecar)
@@ -200,13 +205,23 @@ class DataSockets:
     async def _ask_guarded(self, sidecar: Sidecar) -> None:
         try:
             if not await run_guarded("data_socket_request", partial(self._request, sidecar), self._counters):
-                self.turn_off(sidecar, "data_socket_refused")
+                if sidecar.is_punched:
+                    sidecar.has_no_way = True
+                else:
+                    self.turn_off(sidecar, "data_socket_refused")
         finally:
             sidecar.is_asking = False
 
+    def _address(self, sidecar: Sidecar) -> str | None:
+        """Where the peer's data sockets listen; None when nobody listens where its connection goes to, and where else is
+        not known."""
+        # SPEC data/1 §2
+        address = sidecar.connection.address
+        return self._listens_at(sidecar.peer, address) if sidecar.is_punched else address
+
     async def _request(self, sidecar: Sidecar) -> None:
         """Raises TransportError when there will be none."""
-        with _within(limits.DIAL_TIMEOUT_S):
+        with deadline(limits.DIAL_TIMEOUT_S, "data socket"):
             stream = await self._open_control(sidecar.connection)
             async with _one_exchange(stream):
                 if sidecar.connection.is_outbound:
@@ -242,7 +257,7 @@ class DataSockets:
         if outlet.broke:
             self.turn_off(sidecar, "data_socket_broke")
             # A peer that died takes its data sockets and its connection with it: then the path is not to blame.
-            with trio.move_on_after(_DEATH_NOTICE_S):
+            with trio.move_on_after(limits.DEATH_NOTICE_S):
                 await sidecar.ended.wait()
                 self._off_until.pop(sidecar.peer, None)
 
@@ -251,7 +266,7 @@ class DataSockets:
     async def answer(self, stream: ControlStream) -> None:
         """Serves DATA_PROTOCOL. Raises TransportError, RemoteProtocolError."""
         sidecar = self._sidecars.get(stream.connection)
-        with _within(limits.DIAL_TIMEOUT_S):
+        with deadline(limits.DIAL_TIMEOUT_S, "data socket"):
             first = await stream.read_exactly(1)
             rest = request_bytes(first) - 1
             invitation = decode_request(first + (await stream.read_exactly(rest) if rest else b""))
@@ -291,10 +306,13 @@ class DataSockets:
     async def _connect(self, sidecar: Sidecar, invitation: Invitation) -> TcpPipe:
         """Dial and greet. Raises TransportError."""
         # SPEC data/1 §4.1
-        pipe = await self._dial(sidecar.connection.address)
+        address = self._address(sidecar)
+        if address is None:
+            raise TransportError("where the peer listens is not known", outcome_known=True)
+        pipe = await self._dial(address)
         greeted = False
         try:
-            with _within(limits.DATA_GREETING_TIMEOUT_S):
+            with deadline(limits.DATA_GREETING_TIMEOUT_S, "data socket"):
                 await pipe.send_all(invitation.greeting())
                 if not invitation.is_proof(await _receive_exactly(pipe, PROOF_BYTES)):
                     raise TransportError("somebody else answers there", outcome_known=True)
@@ -308,7 +326,7 @@ class DataSockets:
         """The token."""
         # SPEC data/1 §4.1
         try:
-            with _within(limits.DATA_GREETING_TIMEOUT_S):
+            with deadline(limits.DATA_GREETING_TIMEOUT_S, "data socket"):
                 return decode_greeting(await _receive_exactly(pipe, GREETING_BYTES))
         except TransportError:
             self._counters["data_socket_greeting_failed"] += 1
@@ -373,7 +391,7 @@ class DataSockets:
     def _sidecar(self, link: Link) -> Sidecar:
         sidecar = self._sidecars.get(link.connection)
         if sidecar is None:
-            sidecar = Sidecar(link.connection, link.ended)
+            sidecar = Sidecar(link.connection, link.ended, link.is_punched)
             if not link.ended.is_set():
                 self._sidecars[link.connection] = sidecar
         return sidecar
@@ -430,12 +448,3 @@ async def _receive_exactly(pipe: TcpPipe, size: int) -> bytes:
             raise TransportError("the socket was closed", outcome_known=True)
         got += taken
     return bytes(buffer)
-
-
-@contextmanager
-def _within(seconds: float) -> Iterator[None]:
-    """Raises TransportError when the block takes longer."""
-    with trio.move_on_after(seconds) as scope:
-        yield
-    if scope.cancelled_caught:
-        raise TransportError("timed out", outcome_known=True, code="TIMEOUT")

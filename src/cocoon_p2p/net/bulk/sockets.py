@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 import struct
@@ -20,10 +19,9 @@ from cocoon_p2p.net.bulk.messages import Invitation
 from cocoon_p2p.net.external_frames import TAG_BYTES, ExternalHeader, PartKind
 from cocoon_p2p.net.frame_buffers import frame_buffers
 from cocoon_p2p.net.port import BulkFrame, Bytes
-from cocoon_p2p.net.transport.pipe import TcpPipe
+from cocoon_p2p.net.transport.pipe import LINGER_NOT, TcpPipe
 
 _NONCE = struct.Struct("!IQ")
-_LINGER_NOT = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 _ACKNOWLEDGEMENTS_BYTES = 64
 
 
@@ -156,7 +154,7 @@ class DataOutlet:
         self.may_begin = False
         if not self.is_over and not self.is_clear:
             # What was not taken is of no use: a reset tells the receiver now, and the system keeps none of it.
-            self._pipe.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+            self._pipe.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT)
         self._pipe.abort()
 
 

@@ -43,6 +43,7 @@ from cocoon_p2p.limits import (
     DHT_RPC_TIMEOUT_S,
     DHT_SWEEP_INTERVAL_S,
 )
+from cocoon_p2p.net.addresses import Address
 from cocoon_p2p.net.dht.kademlia import position_of
 from cocoon_p2p.net.dht.lookup import Lookup
 from cocoon_p2p.net.dht.messages import KAD, provider_key, read_peers
@@ -120,7 +121,8 @@ class Dht:
             if self._newcomers:
                 await trio.sleep(_SETTLE_S)
             self._wake = trio.Event()
-            await run_guarded("dht_maintenance", self._work, self._switch.counters)
+            if not await run_guarded("dht_maintenance", self._work, self._switch.counters):
+                await trio.sleep(_SETTLE_S)  # what was due still is
 
     async def put(self, key: str, value: bytes) -> None:
         """Raises LocalProtocolError for a record that our own validator refuses, TransportError when nobody took it."""
@@ -183,15 +185,13 @@ class Dht:
         found.pop(self._switch.peer_id, None)
         return tuple(PeerAddresses(peer, self._addresses(lookup, peer)) for peer in list(found)[:count])
 
-    async def find_peer(self, peer: PeerId) -> bool:
-        """Ask the network for a peer's addresses; True if the book now has some."""
+    async def find_addresses(self, peer: PeerId) -> list[Address]:
+        """Where others say that a peer is; this is not put into the address book."""
         raw_key = peer_id_to_bytes(peer)
         lookup = await self._prepare(raw_key)
         request = Message(type=Message.FIND_NODE, key=raw_key)
         await lookup.run(request, lambda *_: lookup.hearsay.tellers(peer) >= DHT_FIND_TELLERS)
-        if not self._switch.book.get(peer):
-            self._switch.book.add(peer, lookup.hearsay.get(peer))
-        return bool(self._switch.book.get(peer))
+        return lookup.hearsay.get(peer)
 
     def described(self, link: Link) -> None:
         """A peer said what it speaks, or something new about it (`Identification.on_described`)."""

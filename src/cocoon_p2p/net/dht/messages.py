@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from google.protobuf.message import DecodeError
-
 from cocoon_p2p.errors import RemoteProtocolError
 from cocoon_p2p.ids import PeerId, peer_id_from_bytes, peer_id_to_bytes
 from cocoon_p2p.limits import (
@@ -16,8 +14,9 @@ from cocoon_p2p.limits import (
 )
 from cocoon_p2p.net.address_book import AddressBook
 from cocoon_p2p.net.addresses import Address, address_from_bytes, address_to_bytes
-from cocoon_p2p.net.multistream import ReadWriter, encode_prefixed, read_prefixed
+from cocoon_p2p.net.multistream import ReadWriter, read_prefixed
 from cocoon_p2p.net.pb.kad_pb2 import Message
+from cocoon_p2p.net.protobuf import parsed, prefixed
 
 KAD = "/cocoon/kad/1.0.0"
 """Not /ipfs/kad/1.0.0: in the library that name is a constant in six modules, and we would join the public DHT."""
@@ -30,7 +29,7 @@ _CONTENT_ID_BYTES = 32
 
 
 async def send_message(stream: ReadWriter, message: Message) -> None:
-    await stream.write(encode_prefixed(message.SerializeToString()))
+    await stream.write(prefixed(message))
 
 
 async def read_message(stream: ReadWriter) -> Message:
@@ -41,11 +40,7 @@ async def read_message(stream: ReadWriter) -> Message:
 def parse_message(raw: bytes) -> Message:
     """Raises RemoteProtocolError: MALFORMED, UNKNOWN_TAG, BOUND."""
     # SPEC kad/1 §3.2
-    message = Message()
-    try:
-        message.ParseFromString(raw)
-    except DecodeError as error:
-        raise RemoteProtocolError("kad: not a protobuf message", code="MALFORMED") from error
+    message = parsed(Message(), raw, "kad")
     if len(message.key) > _KEY_BYTES_MAX:
         raise RemoteProtocolError(f"kad: a key of {len(message.key)} bytes", code="BOUND")
     if message.type not in _TYPES:

@@ -14,7 +14,7 @@ from cocoon_p2p.limits import (
     DHT_REQUESTS_PER_PEER_BURST,
     DHT_REQUESTS_PER_PEER_S,
 )
-from cocoon_p2p.net.addresses import address_to_bytes, parse_address
+from cocoon_p2p.net.addresses import address_to_bytes, parse_dialable
 from cocoon_p2p.net.dht.kademlia import position_of, position_of_peer
 from cocoon_p2p.net.dht.lookup import tellable
 from cocoon_p2p.net.dht.messages import add_peers, content_id_of, read_message, read_peers, send_message
@@ -22,9 +22,9 @@ from cocoon_p2p.net.dht.stores import ProviderStore, RecordStore, Stored
 from cocoon_p2p.net.dht.table import RoutingTable
 from cocoon_p2p.net.pb.kad_pb2 import Message
 from cocoon_p2p.net.port import RecordValidator
+from cocoon_p2p.net.rates import Buckets, Rate
 from cocoon_p2p.net.supervisor import deadline
 from cocoon_p2p.net.switch.origins import origin_of
-from cocoon_p2p.net.switch.rates import Buckets, Rate
 from cocoon_p2p.net.switch.switch import Switch
 from cocoon_p2p.net.yamux.stream import MuxStream
 
@@ -50,7 +50,7 @@ class DhtServer:
         self.providers.expire(now)
 
     def own_addresses(self) -> list[bytes]:
-        return [address_to_bytes(parse_address(text)) for text in self._switch.announced_addresses()]
+        return [address_to_bytes(address) for address in parse_dialable(self._switch.announced_addresses())]
 
     async def serve(self, stream: MuxStream) -> None:
         """Requests of one stream, until the peer ends it. Raises CocoonError: the stream is then reset."""
@@ -65,7 +65,8 @@ class DhtServer:
                     self._switch.report(peer, "malformed")
                     raise
                 scope.deadline = float("inf")
-                await self._take_turn(peer)
+                if not await self._take_turn(peer):
+                    return
                 try:
                     answer = self._answer(peer, request)
                 except RemoteProtocolError as error:
@@ -76,17 +77,21 @@ class DhtServer:
                         await send_message(stream, answer)
                 scope.deadline = trio.current_time() + _IDLE_S
 
-    async def _take_turn(self, peer: PeerId) -> None:
-        """All streams of one peer together get so many answers a second; the next question waits, and its writer with it."""
+    async def _take_turn(self, peer: PeerId) -> bool:
+        """All streams of one peer together get so many answers a second; the next question waits, and its writer with it.
+        False when the peer has gone meanwhile: what it left in its streams would keep us busy, and their places, for hours."""
         # SPEC kad/1 §6.3
         while not self._requests.take(peer, trio.current_time()):
             self._switch.counters["dht_throttled"] += 1
             pause_s = 1 / DHT_REQUESTS_PER_PEER_S
             await trio.sleep(pause_s)
+            if self._switch.link(peer) is None:
+                return False
             self._waited_s[peer] = self._waited_s.get(peer, 0.0) + pause_s
             if self._waited_s[peer] >= DHT_FLOOD_PATIENCE_S:
                 del self._waited_s[peer]
                 self._switch.report(peer, "flood")
+        return True
 
     def _note_fault(self, peer: PeerId, error: RemoteProtocolError) -> None:
         """Clocks that differ, and namespaces that we do not know, are nobody's fault."""

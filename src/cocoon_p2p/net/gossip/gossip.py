@@ -71,12 +71,11 @@ from cocoon_p2p.net.gossip.messages import (
     verify_message,
 )
 from cocoon_p2p.net.gossip.neighbour import Neighbour
-from cocoon_p2p.net.gossip.pace import Pace
 from cocoon_p2p.net.multistream import encode_prefixed, read_prefixed
 from cocoon_p2p.net.pb.gossip_pb2 import RPC, Message
 from cocoon_p2p.net.port import MessageValidator
+from cocoon_p2p.net.rates import Buckets, Pace, Rate
 from cocoon_p2p.net.supervisor import call_guarded, run_guarded
-from cocoon_p2p.net.switch.rates import Buckets, Rate
 from cocoon_p2p.net.switch.streams import Streams
 from cocoon_p2p.net.switch.switch import Link, Switch
 from cocoon_p2p.net.yamux.stream import MuxStream
@@ -273,11 +272,14 @@ class Gossip:
     # --- what comes in -----------------------------------------------------------------------------------------------
 
     async def _take(self, neighbour: Neighbour, rpc: RPC) -> None:
+        await self._let_it_wait(neighbour)
+        neighbour.spend(verified=False)  # one that says nothing is not for nothing
         for option in rpc.subscriptions:
+            await self._let_it_wait(neighbour)
+            neighbour.spend(verified=option.topicid in self._topics)  # to tell it of recent messages is as much work
             self._take_subscription(neighbour, option)
         for number, message in enumerate(rpc.publish):
-            if await neighbour.take_turn():
-                self._switch.report(neighbour.peer, "flood")
+            await self._let_it_wait(neighbour)
             try:
                 self._take_message(neighbour, message)
             except RemoteProtocolError as error:
@@ -288,6 +290,10 @@ class Gossip:
                 await trio.lowlevel.checkpoint()
         if rpc.HasField("control"):
             self._take_control(neighbour, rpc)
+
+    async def _let_it_wait(self, neighbour: Neighbour) -> None:
+        if await neighbour.take_turn():
+            self._switch.report(neighbour.peer, "flood")
 
     def _take_subscription(self, neighbour: Neighbour, option: RPC.SubOpts) -> None:
         name = option.topicid

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from google.protobuf.message import DecodeError
 
 from cocoon_p2p.errors import RemoteProtocolError
 from cocoon_p2p.ids import PeerId, peer_id_from_bytes, peer_id_to_bytes, public_key_of
@@ -20,6 +19,7 @@ from cocoon_p2p.limits import (
 )
 from cocoon_p2p.net.multistream import encode_varint
 from cocoon_p2p.net.pb.gossip_pb2 import RPC, Message
+from cocoon_p2p.net.protobuf import parsed
 
 MESHSUB = ("/meshsub/1.1.0", "/meshsub/1.0.0")
 _SIGNING_PREFIX = b"libp2p-pubsub:"
@@ -102,12 +102,9 @@ def verify_message(message: Message) -> Gossiped:
 
 
 def parse_rpc(raw: bytes) -> RPC:
-    """Raises RemoteProtocolError: MALFORMED for what is no RPC, BOUND for lists that nobody needs so long."""
-    rpc = RPC()
-    try:
-        rpc.ParseFromString(raw)
-    except DecodeError as error:
-        raise RemoteProtocolError("gossip: not a protobuf message", code="MALFORMED") from error
+    """Raises RemoteProtocolError: MALFORMED for what is no RPC, or names a mesh not in UTF-8; BOUND for lists that nobody needs so
+    long."""
+    rpc = parsed(RPC(), raw, "gossip")
     # SPEC gossip/1 §4
     control = rpc.control
     if max(len(rpc.subscriptions), len(control.graft), len(control.prune)) > GOSSIP_CONTROL_ENTRIES_MAX:
@@ -116,6 +113,10 @@ def parse_rpc(raw: bytes) -> RPC:
         raise RemoteProtocolError("gossip: too many lists of ids in one RPC", code="BOUND")
     if len(rpc.publish) > GOSSIP_MESSAGES_PER_RPC_MAX:
         raise RemoteProtocolError(f"gossip: {len(rpc.publish)} messages in one RPC", code="BOUND")
+    # What is not UTF-8 protobuf gives out as bytes, whatever its types say, and does not take back.
+    meshes = [*(each.topicID for each in control.graft), *(each.topicID for each in control.prune)]
+    if not all(isinstance(name, str) for name in meshes):
+        raise RemoteProtocolError("gossip: a topic that is no text", code="MALFORMED")
     return rpc
 
 

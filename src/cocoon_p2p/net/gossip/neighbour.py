@@ -22,7 +22,7 @@ from cocoon_p2p.limits import (
     GOSSIP_PROMISE_S,
 )
 from cocoon_p2p.net.gossip.outbox import Outbox
-from cocoon_p2p.net.gossip.pace import Pace
+from cocoon_p2p.net.rates import Pace
 from cocoon_p2p.net.supervisor import Counters
 
 _ANSWERS_FORGOTTEN_BEATS = 5

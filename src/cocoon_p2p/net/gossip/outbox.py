@@ -13,8 +13,8 @@ from cocoon_p2p.limits import (
     GOSSIP_OUT_QUEUE_MAX,
     GOSSIP_OUT_S,
 )
-from cocoon_p2p.net.gossip.pace import Pace
 from cocoon_p2p.net.pb.gossip_pb2 import RPC
+from cocoon_p2p.net.rates import Pace
 from cocoon_p2p.net.supervisor import Counters
 
 _PACE_STEP_S = 0.02

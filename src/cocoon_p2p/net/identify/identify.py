@@ -17,6 +17,7 @@ import trio
 from cocoon_p2p.errors import RemoteProtocolError, TransportError
 from cocoon_p2p.ids import PeerId
 from cocoon_p2p.limits import (
+    DEATH_NOTICE_S,
     IDENTIFY_MESSAGE_BYTES_MAX,
     IDENTIFY_MESSAGES_MAX,
     IDENTIFY_PUSH_GATHER_S,
@@ -32,9 +33,9 @@ from cocoon_p2p.net.identify.messages import Description, decode_description, en
 from cocoon_p2p.net.identify.peer_record import PeerRecord, RecordNumbers, seal_peer_record
 from cocoon_p2p.net.multistream import encode_prefixed, read_prefixed
 from cocoon_p2p.net.port import Misbehaviour
+from cocoon_p2p.net.rates import Buckets, Rate
 from cocoon_p2p.net.supervisor import call_guarded, deadline, run_guarded
 from cocoon_p2p.net.switch.links import Link
-from cocoon_p2p.net.switch.rates import Buckets, Rate
 from cocoon_p2p.net.switch.streams import Streams
 from cocoon_p2p.net.switch.switch import Switch
 from cocoon_p2p.net.yamux.stream import MuxStream
@@ -44,8 +45,6 @@ IDENTIFY_PUSH = "/ipfs/id/push/1.0.0"
 PING = "/ipfs/ping/1.0.0"
 _PING_BYTES = 32
 _PING_DELAY_S = 0.1
-_DEATH_NOTICE_S = 0.5
-"""How long after a stream broke its connection may take to be known as dead, too."""
 
 
 class Identification:
@@ -131,7 +130,7 @@ class Identification:
                 finally:
                     stream.close_soon()
         except TransportError:
-            with trio.move_on_after(_DEATH_NOTICE_S):
+            with trio.move_on_after(DEATH_NOTICE_S):
                 await link.ended.wait()
             if not link.ended.is_set():
                 raise

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from google.protobuf.message import DecodeError
-
 from cocoon_p2p.errors import RemoteProtocolError
 from cocoon_p2p.ids import PeerId
 from cocoon_p2p.limits import AGENT_CHARS_MAX, IDENTIFY_PROTOCOLS_MAX, PROTOCOL_NAME_CHARS_MAX
 from cocoon_p2p.net.addresses import Address, address_from_bytes, address_to_bytes
-from cocoon_p2p.net.identify.peer_record import PeerRecord, open_peer_record, public_key_message, readable_addresses
+from cocoon_p2p.net.identify.envelope import public_key_message
+from cocoon_p2p.net.identify.peer_record import PeerRecord, open_peer_record, readable_addresses
 from cocoon_p2p.net.pb.identify_pb2 import Identify
+from cocoon_p2p.net.protobuf import parsed
 
 PROTOCOL_VERSION = "ipfs/0.1.0"
 """go-libp2p's; rust-libp2p's applications may hang up on whoever names another."""
@@ -57,11 +57,7 @@ def encode_description(
 def decode_description(raw: bytes, peer: PeerId) -> Description:
     """Raises RemoteProtocolError: MALFORMED, BOUND, or SIGNATURE for a key or record of another peer than `peer`."""
     # SPEC identity §4.2
-    message = Identify()
-    try:
-        message.ParseFromString(raw)
-    except DecodeError as error:
-        raise RemoteProtocolError("identify: not a protobuf message", code="MALFORMED") from error
+    message = parsed(Identify(), raw, "identify")
     if message.public_key and message.public_key != public_key_message(peer):
         raise RemoteProtocolError(f"identify: the key of another peer than {peer}", code="SIGNATURE")
     record = message.signedPeerRecord

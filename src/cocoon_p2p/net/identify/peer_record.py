@@ -8,20 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from google.protobuf.message import DecodeError
-
 from cocoon_p2p.errors import RemoteProtocolError
-from cocoon_p2p.ids import PeerId, peer_id_from_bytes, peer_id_to_bytes, public_key_of
+from cocoon_p2p.ids import PeerId, peer_id_from_bytes, peer_id_to_bytes
 from cocoon_p2p.limits import ADDRESSES_PER_ANNOUNCEMENT_MAX, PEER_RECORD_BYTES_MAX
 from cocoon_p2p.net.addresses import Address, address_from_bytes, address_to_bytes
-from cocoon_p2p.net.multistream import encode_varint
-from cocoon_p2p.net.pb.envelope_pb2 import Envelope
+from cocoon_p2p.net.identify.envelope import EnvelopeKind, open_envelope, seal_envelope
 from cocoon_p2p.net.pb.envelope_pb2 import PeerRecord as RecordMessage
-from cocoon_p2p.sealing.signing import verify_bytes
+from cocoon_p2p.net.protobuf import parsed
 
-_DOMAIN = b"libp2p-peer-record"
-_PAYLOAD_TYPE = b"\x03\x01"  # multicodec 0x0301, as two plain bytes: go-libp2p, core/peer/record.go
-_ED25519_KEY_PREFIX = bytes.fromhex("08011220")  # protobuf PublicKey: type Ed25519, 32 bytes
+_KIND = EnvelopeKind("a peer record", b"libp2p-peer-record", b"\x03\x01")
+"""Multicodec 0x0301, as two plain bytes: go-libp2p, core/peer/record.go."""
 _SEQUENCE_MAX = 2**64 - 1
 
 
@@ -34,24 +30,13 @@ class PeerRecord:
     addresses: tuple[Address, ...]
 
 
-def public_key_message(peer: PeerId) -> bytes:
-    """The protobuf PublicKey of a peer: the bytes that its id is made of (libp2p specs, peer-ids)."""
-    return _ED25519_KEY_PREFIX + public_key_of(peer)
-
-
 def seal_peer_record(record: PeerRecord, sign: Callable[[bytes], bytes]) -> bytes:
     """The envelope round `record`. `sign` makes plain Ed25519 signatures with the key of `record.peer`."""
     # SPEC identity §4.3
     message = RecordMessage(peer_id=peer_id_to_bytes(record.peer), seq=record.sequence)
     for address in record.addresses:
         message.addresses.add(multiaddr=address_to_bytes(address))
-    payload = message.SerializeToString()
-    return Envelope(
-        public_key=public_key_message(record.peer),
-        payload_type=_PAYLOAD_TYPE,
-        payload=payload,
-        signature=sign(_signed_bytes(payload)),
-    ).SerializeToString()
+    return seal_envelope(_KIND, record.peer, message.SerializeToString(), sign)
 
 
 def open_peer_record(raw: bytes, peer: PeerId) -> PeerRecord:
@@ -62,20 +47,13 @@ def open_peer_record(raw: bytes, peer: PeerId) -> PeerRecord:
     # SPEC identity §4.3
     if len(raw) > PEER_RECORD_BYTES_MAX:
         raise RemoteProtocolError(f"a peer record of {len(raw)} bytes", code="BOUND")
-    envelope, message = Envelope(), RecordMessage()
+    message = parsed(RecordMessage(), open_envelope(_KIND, raw, peer), _KIND.what)
     try:
-        envelope.ParseFromString(raw)
-        message.ParseFromString(envelope.payload)
         about = peer_id_from_bytes(message.peer_id)
-    except (DecodeError, ValueError) as error:
-        raise RemoteProtocolError("a peer record that cannot be read", code="MALFORMED") from error
-    if envelope.payload_type != _PAYLOAD_TYPE:
-        raise RemoteProtocolError("an envelope with something other than a peer record", code="MALFORMED")
-    signed = _signed_bytes(envelope.payload)
-    if envelope.public_key != public_key_message(peer) or about != peer:
-        raise RemoteProtocolError(f"a peer record of another peer than {peer}", code="SIGNATURE")
-    if not verify_bytes(public_key_of(peer), signed, envelope.signature):
-        raise RemoteProtocolError(f"a peer record of {peer} with a wrong signature", code="SIGNATURE")
+    except ValueError as error:
+        raise RemoteProtocolError(f"a peer record about nobody: {error}", code="MALFORMED") from error
+    if about != peer:
+        raise RemoteProtocolError(f"a peer record of {peer} about another", code="SIGNATURE")
     return PeerRecord(peer, message.seq, readable_addresses(info.multiaddr for info in message.addresses))
 
 
@@ -83,11 +61,6 @@ def readable_addresses(raw: Iterable[bytes]) -> tuple[Address, ...]:
     """Those that this network dials, each once, at most ADDRESSES_PER_ANNOUNCEMENT_MAX."""
     found = (address for each in raw if (address := address_from_bytes(each)) is not None)
     return tuple(dict.fromkeys(found))[:ADDRESSES_PER_ANNOUNCEMENT_MAX]
-
-
-def _signed_bytes(payload: bytes) -> bytes:
-    """RFC 0002, "Signature Production / Verification"."""
-    return b"".join(encode_varint(len(part)) + part for part in (_DOMAIN, _PAYLOAD_TYPE, payload))
 
 
 class RecordNumbers:

@@ -47,6 +47,8 @@ class NoiseSession:
         self._next_received = 0
         self._next_sent = 0
         self._failure: TransportError | None = None
+        self._send_failure: TransportError | None = None
+        """Nothing more can be sent; what the other end sent before can still be received."""
 
         self._small = memoryview(bytearray(MESSAGE_BYTES_MAX))
         self._buffer = self._small
@@ -180,8 +182,9 @@ class NoiseSession:
         except trio.WouldBlock:
             await self._sending.acquire()
         try:
-            if self._failure is not None:
-                raise _again(self._failure)
+            failure = self._failure or self._send_failure
+            if failure is not None:
+                raise _again(failure)
             if not size:
                 return
             if size <= _SMALL_SEND_BYTES:
@@ -200,7 +203,9 @@ class NoiseSession:
             await self._finish(sealed)
             raise
         except TransportError as error:
-            raise self._fail(error) from error
+            # The other end may have said something before it closed: the reader comes to the end by itself.
+            self._send_failure = self._send_failure or self._failure or error
+            raise _again(self._send_failure) from error
 
     async def _finish(self, sealed: Iterator[Bytes]) -> None:
         """Send the rest of what a cancelled call began."""
@@ -211,8 +216,9 @@ class NoiseSession:
                     for batch in sealed:
                         await self._send_batch(batch)
                     done = True
-        except TransportError:
-            pass  # who cancelled wants to hear of nothing else; the next call raises
+        except TransportError as error:
+            self._send_failure = self._send_failure or error  # who cancelled wants to hear of nothing else
+            done = True
         finally:
             if not done:
                 self.abort()

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import trio
-from google.protobuf.message import DecodeError
 
 from cocoon_p2p.errors import RemoteProtocolError, TransportError
 from cocoon_p2p.ids import PeerId, peer_id_to_bytes
@@ -31,12 +30,13 @@ from cocoon_p2p.limits import (
     DETAIL_CHARS_MAX,
 )
 from cocoon_p2p.net.addresses import Address, address_from_bytes, address_to_bytes, parse_address
-from cocoon_p2p.net.multistream import encode_prefixed, read_prefixed
+from cocoon_p2p.net.multistream import read_prefixed
 from cocoon_p2p.net.pb.autonat_pb2 import Message
+from cocoon_p2p.net.protobuf import parsed, prefixed, read_into
+from cocoon_p2p.net.rates import Buckets, Rate
 from cocoon_p2p.net.supervisor import Counters
 from cocoon_p2p.net.switch.links import Link
-from cocoon_p2p.net.switch.origins import Origin, origin_of_host
-from cocoon_p2p.net.switch.rates import Buckets, Rate
+from cocoon_p2p.net.switch.origins import Origin, origin_of
 from cocoon_p2p.net.switch.streams import Streams
 from cocoon_p2p.net.switch.switch import deadline
 from cocoon_p2p.net.yamux.stream import MuxStream
@@ -71,7 +71,7 @@ async def ask(streams: Streams, link: Link, own_id: PeerId, addresses: Sequence[
     with deadline(AUTONAT_ANSWER_TIMEOUT_S, f"AutoNAT of {link.peer}"):
         stream = await streams.open_raw(link.peer, AUTONAT, link=link)
         try:
-            await stream.write(encode_prefixed(message.SerializeToString()))
+            await stream.write(prefixed(message))
             raw = await read_prefixed(stream, AUTONAT_MESSAGE_BYTES_MAX)
         finally:
             stream.close_soon()
@@ -80,7 +80,7 @@ async def ask(streams: Streams, link: Link, own_id: PeerId, addresses: Sequence[
 
 def read_answer(raw: bytes, asked: Sequence[Address]) -> Answer:
     """Raises RemoteProtocolError: not an answer, or an address that was not asked about."""
-    message = _parsed(raw)
+    message = parsed(Message(), raw, "AutoNAT")
     if message.type != Message.DIAL_RESPONSE or not message.HasField("dialResponse"):
         raise RemoteProtocolError("AutoNAT: not an answer", code="MALFORMED")
     response = message.dialResponse
@@ -113,26 +113,25 @@ class AutonatServer:
         """Raises RemoteProtocolError for what is no question, TransportError."""
         peer, seen_at = stream.connection.peer, parse_address(stream.connection.address)
         with deadline(AUTONAT_REQUEST_TIMEOUT_S, f"AutoNAT question of {peer}"):
-            message = _parsed(await read_prefixed(stream, AUTONAT_MESSAGE_BYTES_MAX))
+            message = await read_into(Message(), stream, AUTONAT_MESSAGE_BYTES_MAX, "AutoNAT")
         if message.type != Message.DIAL or not message.HasField("dial"):
             raise RemoteProtocolError("AutoNAT: not a question", code="MALFORMED")
         answer = Message(type=Message.DIAL_RESPONSE)
         about = message.dial.peer
         if about.id and about.id != peer_id_to_bytes(peer):
             _say(answer, Message.E_BAD_REQUEST, "a question about another peer")
-        elif (refusal := self._refusal(peer, seen_at)) is not None:
+        elif (refusal := self._refusal(peer, seen_at, origin_of(stream.connection.address))) is not None:
             self._counters["autonat_refused"] += 1
             _say(answer, Message.E_DIAL_REFUSED, refusal)
         else:
             await self._try(answer, peer, dialable_for(seen_at, about.addrs))
-        await stream.write(encode_prefixed(answer.SerializeToString()))
+        await stream.write(prefixed(answer))
 
-    def _refusal(self, peer: PeerId, seen_at: Address) -> str | None:
+    def _refusal(self, peer: PeerId, seen_at: Address, origin: Origin) -> str | None:
         if seen_at.relay is not None:
             return "not through a relay"
         if peer in self._busy_with or len(self._busy_with) >= AUTONAT_DIALS_AT_ONCE_MAX:
             return "busy"
-        origin = origin_of_host(seen_at.host)
         # All of a LAN, and all of this machine, are one origin: there the identity has to do.
         asker: Asker = (origin, None if origin.kind == "public" else peer)
         now = trio.current_time()
@@ -197,12 +196,3 @@ def dialable_for(seen_at: Address, raw: Sequence[bytes]) -> list[Address]:
 def _say(answer: Message, status: Message.ResponseStatus, text: str) -> None:
     answer.dialResponse.status = status
     answer.dialResponse.statusText = text
-
-
-def _parsed(raw: bytes) -> Message:
-    message = Message()
-    try:
-        message.ParseFromString(raw)
-    except DecodeError as error:
-        raise RemoteProtocolError("AutoNAT: not a protobuf message", code="MALFORMED") from error
-    return message

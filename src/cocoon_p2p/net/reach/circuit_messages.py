@@ -6,25 +6,22 @@ libp2p specs, relay/circuit-v2.md ("Protobuf", "Reservation Vouchers") and RFC 0
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
-
-from google.protobuf.message import DecodeError
 
 from cocoon_p2p.errors import RemoteProtocolError, TransportError
 from cocoon_p2p.ids import PeerId, peer_id_from_bytes, peer_id_to_bytes
-from cocoon_p2p.net.identify.peer_record import public_key_message
-from cocoon_p2p.net.multistream import ExactReader, encode_prefixed, read_prefixed
+from cocoon_p2p.net.identify.envelope import EnvelopeKind, seal_envelope
+from cocoon_p2p.net.multistream import ExactReader
 from cocoon_p2p.net.pb import circuit_pb2
 from cocoon_p2p.net.pb.circuit_pb2 import HopMessage, Limit, Peer, Reservation, Status, StopMessage, Voucher
-from cocoon_p2p.net.pb.envelope_pb2 import Envelope
+from cocoon_p2p.net.protobuf import prefixed, read_into
 
 HOP = "/libp2p/circuit/relay/0.2.0/hop"
 STOP = "/libp2p/circuit/relay/0.2.0/stop"
 MESSAGE_BYTES_MAX = 4096
 """go-libp2p's bound."""
 
-_VOUCHER_DOMAIN = b"libp2p-relay-rsvp"
-_VOUCHER_TYPE = b"\x03\x02"  # multicodec 0x0302, as two plain bytes: go-libp2p, p2p/protocol/circuitv2/proto/voucher.go
+_VOUCHER = EnvelopeKind("a reservation voucher", b"libp2p-relay-rsvp", b"\x03\x02")
+"""Multicodec 0x0302, as two plain bytes: go-libp2p, p2p/protocol/circuitv2/proto/voucher.go."""
 
 _REASONS = {
     circuit_pb2.RESERVATION_REFUSED: "the relay gives us no reservation",
@@ -36,21 +33,19 @@ _REASONS = {
     circuit_pb2.UNEXPECTED_MESSAGE: "the relay expected another message",
 }
 
-Message = TypeVar("Message", HopMessage, StopMessage)
-
 
 async def read_hop(stream: ExactReader) -> HopMessage:
     """Raises RemoteProtocolError, and TransportError when the stream ends."""
-    return _parsed(HopMessage(), await read_prefixed(stream, MESSAGE_BYTES_MAX))
+    return await read_into(HopMessage(), stream, MESSAGE_BYTES_MAX, "circuit")
 
 
 async def read_stop(stream: ExactReader) -> StopMessage:
     """Raises RemoteProtocolError, and TransportError when the stream ends."""
-    return _parsed(StopMessage(), await read_prefixed(stream, MESSAGE_BYTES_MAX))
+    return await read_into(StopMessage(), stream, MESSAGE_BYTES_MAX, "circuit")
 
 
 def encode(message: HopMessage | StopMessage) -> bytes:
-    return encode_prefixed(message.SerializeToString())
+    return prefixed(message)
 
 
 def hop_status(status: Status, *, reservation: Reservation | None = None, limit: Limit | None = None) -> bytes:
@@ -94,18 +89,4 @@ def seal_voucher(sign: Callable[[bytes], bytes], relay: PeerId, peer: PeerId, ex
     """The relay's word that `peer` holds a reservation, in a signed envelope. `sign` makes plain Ed25519 signatures with
     the key of `relay`."""
     voucher = Voucher(relay=peer_id_to_bytes(relay), peer=peer_id_to_bytes(peer), expiration=expires_unix_s)
-    payload = voucher.SerializeToString()
-    return Envelope(
-        public_key=public_key_message(relay),
-        payload_type=_VOUCHER_TYPE,
-        payload=payload,
-        signature=sign(b"".join(map(encode_prefixed, (_VOUCHER_DOMAIN, _VOUCHER_TYPE, payload)))),
-    ).SerializeToString()
-
-
-def _parsed(message: Message, raw: bytes) -> Message:
-    try:
-        message.ParseFromString(raw)
-    except DecodeError as error:
-        raise RemoteProtocolError("circuit: not a protobuf message", code="MALFORMED") from error
-    return message
+    return seal_envelope(_VOUCHER, relay, voucher.SerializeToString(), sign)

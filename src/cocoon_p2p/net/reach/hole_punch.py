@@ -13,15 +13,15 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 import trio
-from google.protobuf.message import DecodeError, EncodeError
 
 from cocoon_p2p import limits
 from cocoon_p2p.errors import CocoonError, RemoteProtocolError, TransportError
 from cocoon_p2p.ids import PeerId
 from cocoon_p2p.net.addresses import Address, address_from_bytes, address_to_bytes, parse_address
 from cocoon_p2p.net.identify.identify import Identification
-from cocoon_p2p.net.multistream import ExactReader, encode_prefixed, read_prefixed
+from cocoon_p2p.net.multistream import ExactReader
 from cocoon_p2p.net.pb.hole_punch_pb2 import HolePunch
+from cocoon_p2p.net.protobuf import prefixed, read_into
 from cocoon_p2p.net.reach.hole_punch_dial import Endpoint, dial_until_open, lend_port, tcp_pipe_of
 from cocoon_p2p.net.supervisor import Counters
 from cocoon_p2p.net.switch.links import Link
@@ -130,7 +130,7 @@ class HolePunching:
                 await stream.write(_connect([own.observed]))
                 targets = dialled_targets(await read_message(stream, HolePunch.CONNECT), own)
                 round_trip_s = trio.current_time() - began
-                await stream.write(_encode(HolePunch(type=HolePunch.SYNC)))
+                await stream.write(prefixed(HolePunch(type=HolePunch.SYNC)))
         finally:
             stream.close_soon()
         await trio.sleep(round_trip_s / 2)
@@ -224,20 +224,12 @@ def dialled_targets(message: HolePunch, own: OwnPort) -> list[Address]:
 
 
 def _connect(addresses: list[Address]) -> bytes:
-    return _encode(HolePunch(type=HolePunch.CONNECT, ObsAddrs=map(address_to_bytes, addresses)))
-
-
-def _encode(message: HolePunch) -> bytes:
-    return encode_prefixed(message.SerializeToString())
+    return prefixed(HolePunch(type=HolePunch.CONNECT, ObsAddrs=map(address_to_bytes, addresses)))
 
 
 async def read_message(stream: ExactReader, expected: HolePunch.Type) -> HolePunch:
     """Raises RemoteProtocolError for anything but a message of the type `expected`."""
-    message = HolePunch()
-    try:
-        message.ParseFromString(await read_prefixed(stream, _MESSAGE_BYTES_MAX))
-    except (DecodeError, EncodeError) as error:
-        raise RemoteProtocolError("hole punching: not a protobuf message", code="MALFORMED") from error
+    message = await read_into(HolePunch(), stream, _MESSAGE_BYTES_MAX, "hole punching")
     if message.type != expected:
         raise RemoteProtocolError("hole punching: another message was due", code="UNEXPECTED")
     return message

@@ -2,7 +2,8 @@
 
 zeroconf runs on asyncio in a thread of its own; it is imported and started only when mDNS is on, and nothing waits for it.
 What it hears comes over by a bounded queue. Anybody on the LAN can say anything, so only addresses that the internet does
-not route to are taken, and dialled seldom; who answers there proves its identity like everybody else.
+not route to are taken, and none of this machine unless it has no others, and dialled seldom; who answers there proves its
+identity like everybody else.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from cocoon_p2p.limits import (
     MDNS_STOP_TIMEOUT_S,
 )
 from cocoon_p2p.net.addresses import Address, parse_address
+from cocoon_p2p.net.rates import Buckets, Rate
 from cocoon_p2p.net.supervisor import Counters, foreign_errors, run_guarded
-from cocoon_p2p.net.switch.rates import Buckets, Rate
 from cocoon_p2p.net.switch.switch import Switch
 
 logger = logging.getLogger("cocoon_p2p.net")
@@ -140,8 +141,15 @@ class Mdns:
             if not self._per_peer.take(peer, now) or not self._in_all.take(None, now):
                 self._counters["mdns_over_rate"] += 1
                 continue
-            logger.debug("mDNS: %s at %s", peer, ", ".join(map(str, addresses)))
-            nursery.start_soon(run_guarded, "mdns_connect", partial(self._connect, peer, addresses), self._counters)
+            near = self._of_other_machines(addresses)
+            logger.debug("mDNS: %s at %s", peer, ", ".join(map(str, near)))
+            if near:
+                nursery.start_soon(run_guarded, "mdns_connect", partial(self._connect, peer, near), self._counters)
+
+    def _of_other_machines(self, addresses: list[Address]) -> list[Address]:
+        """Nobody on the LAN has us knock at the doors of our own machine, unless it is all the network there is."""
+        alone = any(own.is_loopback for own in self._local_addresses())
+        return [address for address in addresses if alone or not address.is_loopback]
 
     # --- in zeroconf's thread and its like ---------------------------------------------------------------------------
 

@@ -60,6 +60,10 @@ class ObservedAddresses:
             self._claims.popitem(last=False)
         return True
 
+    def clear(self) -> None:
+        """Nobody sees us any more; who does next may see us elsewhere."""
+        self._claims.clear()
+
     def hosts(self, now: float) -> tuple[str, ...]:
         """Believed IP addresses, the one with the most observers first."""
         newest: dict[tuple[Origin, str], _Claim] = {}

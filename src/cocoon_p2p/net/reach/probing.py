@@ -18,6 +18,7 @@ import trio
 from cocoon_p2p.ids import PeerId
 from cocoon_p2p.limits import (
     AUTONAT_ASKED_AT_ONCE,
+    AUTONAT_DOUBT_ROUNDS,
     AUTONAT_GATHER_S,
     AUTONAT_INTERVAL_S,
     AUTONAT_INTERVAL_UNKNOWN_S,
@@ -38,6 +39,7 @@ from cocoon_p2p.net.reach.reachability import (
     confirmed,
     judge,
     scope_of,
+    wants_relay,
     widest,
 )
 from cocoon_p2p.net.supervisor import call_guarded, run_guarded
@@ -104,14 +106,21 @@ class Reach:
         """Where each connected peer sees us."""
         self._hosts: dict[Scope, tuple[str, ...]] = {}
         self._state: Reachability | None = None
+        self._mapped: tuple[Address, ...] = ()
         self._wake = trio.Event()
+        self._rounds_in_doubt = 0
+        """So many more rounds are asked soon, for what is believed may not be true any more."""
+        self._tried = 0
+        """How often somebody dialled us back, or tried."""
+        self._was_alone = False
         identification.on_observed.append(self._take_observed)
         identification.on_described.append(self._take_described)
         switch.on_link.append(self._look_at)
         switch.on_peer_gone.append(self._forget)
-        for source in (relays, router):
-            if source is not None:
-                source.on_change = self.refresh
+        if relays is not None:
+            relays.on_change = self.refresh
+        if router is not None:
+            router.on_change = self._look_at_router
 
     # --- what is known -----------------------------------------------------------------------------------------------
 
@@ -169,12 +178,28 @@ class Reach:
         self._hosts[scope] = hosts
         if before and not set(before) & set(hosts):
             self._votes.clear(scope)  # the router has another address now
-            self._wake.set()
+        if before and set(before) != set(hosts):
+            self._doubt()
 
     def _take_described(self, link: Link) -> None:
-        if AUTONAT in link.protocols and self.status().state == "unknown":
+        if AUTONAT in link.protocols and self._was_alone:
+            self._was_alone = False
+            self._doubt()
+        elif AUTONAT in link.protocols and self.status().state == "unknown":
             self._wake.set()
         self.refresh()
+
+    def _look_at_router(self) -> None:
+        assert self._router is not None
+        if self._router.mapped != self._mapped:
+            self._mapped = self._router.mapped
+            self._doubt()
+        self.refresh()
+
+    def _doubt(self) -> None:
+        """Ask soon instead of at the next turn, and not only once: votes of those not asked yet may be of another time."""
+        self._rounds_in_doubt = AUTONAT_DOUBT_ROUNDS
+        self._wake.set()
 
     async def _look_at(self, link: Link) -> None:
         """Who comes by himself, while no other connection with him is open, has found a way in: one that dials us back, or
@@ -190,9 +215,18 @@ class Reach:
 
     def _forget(self, peer: PeerId) -> None:
         self._seen_at.pop(peer, None)
+        if not self._switch.links():
+            self._was_alone = True
+            self._observed.clear()
         self.refresh()
 
     def _vote(self, scope: Scope, link: Link, reached: bool, address: Address | None) -> None:
+        believed = self.status().state
+        contradicts = believed in ("private", "relayed") if reached else believed == "reachable"
+        if (
+            contradicts and not self._rounds_in_doubt
+        ):  # where some can dial us and some cannot, it is not asked for ever
+            self._doubt()
         self._votes.add(scope, Vote(_voter(link), reached, address, trio.current_time()))
         self.refresh()
 
@@ -200,26 +234,44 @@ class Reach:
 
     async def run(self) -> None:
         """Let peers dial us, again and again. Runs as long as the node."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._doubt_when_moved)
+            await self._ask_for_ever()
+
+    async def _doubt_when_moved(self) -> None:
+        while True:
+            await self._switch.moved.wait()
+            self._doubt()
+
+    async def _ask_for_ever(self) -> None:
         self.refresh()
         pause = retry = AUTONAT_RETRY_S
+        spacing = AUTONAT_ROUND_INTERVAL_S
         while True:
-            with trio.move_on_after(pause):
+            with trio.move_on_after(pause) as idle:
                 await self._wake.wait()
             await trio.sleep(AUTONAT_GATHER_S)
             self._wake = trio.Event()
-            if self._switch.addresses():
-                await self._ask_some()
+            if self._switch.addresses() and await self._ask_some():
+                self._rounds_in_doubt = max(0, self._rounds_in_doubt - 1)
             self.refresh()
-            if self.status().state == "unknown":
+            if self.status().state == "unknown" or self._rounds_in_doubt:
                 pause, retry = retry, min(2 * retry, AUTONAT_INTERVAL_UNKNOWN_S)
             else:
                 pause, retry = AUTONAT_INTERVAL_S, AUTONAT_RETRY_S
-            await trio.sleep(AUTONAT_ROUND_INTERVAL_S)
+            # Whatever changes all the time: in the end a round a minute.
+            spacing = (
+                AUTONAT_ROUND_INTERVAL_S if idle.cancelled_caught else min(2 * spacing, AUTONAT_INTERVAL_UNKNOWN_S)
+            )
+            await trio.sleep(spacing)
 
-    async def _ask_some(self) -> None:
+    async def _ask_some(self) -> bool:
+        """Whether anybody has tried."""
+        tried_before = self._tried
         async with trio.open_nursery() as nursery:
             for link in self._chosen():
                 nursery.start_soon(run_guarded, "autonat", partial(self._ask, link), self._switch.counters)
+        return self._tried > tried_before
 
     def _chosen(self) -> list[Link]:
         """One link a voter, those first that have not voted, or whose vote is old."""
@@ -242,6 +294,7 @@ class Reach:
         answer = await ask(self._streams, link, self._switch.peer_id, wanted)
         logger.debug("AutoNAT: %s says %s of %s", link.peer, answer.outcome, ", ".join(map(str, wanted)))
         if answer.outcome != "refused":
+            self._tried += 1
             self._vote(scope, link, answer.outcome == "reached", answer.address or wanted[0])
 
     # --- acting ------------------------------------------------------------------------------------------------------
@@ -257,7 +310,7 @@ class Reach:
             logger.info("reachability: %s: %s", state.state, state.reason)
         self._state = state
         if self._relays is not None:
-            self._relays.set_needed(bool(situation.listening) and state.state in ("private", "relayed"))
+            self._relays.set_needed(wants_relay(situation, state))
         self._serve_others(situation, state)
 
     def _announce(self, situation: Situation, state: Reachability, now: float) -> None:

@@ -119,16 +119,17 @@ def judge(situation: Situation, votes: Votes, now: float) -> Reachability:
     """The state, how it is known, and what to do about it."""
     shown = Reachability(
         "unknown",
-        "nobody has told us yet",
+        "peers are being asked",
         addresses=situation.announced,
-        observed=tuple(dict.fromkeys(map(str, situation.observed))) or tuple(situation.observed_hosts),
+        observed=situation.observed_hosts,
         mapped=tuple(map(str, situation.mapped)),
         relays=situation.relays,
     )
     if not situation.listening:
         return replace(shown, state="private", reason="this node listens on no address; it only dials")
     if situation.scope is None:
-        return shown
+        here = all(address.is_loopback for address in situation.listening)
+        return replace(shown, reason="this node listens on this machine only" if here else "no peer is connected")
     cast = votes.current(situation.scope, now)
     verdict = votes.verdict(situation.scope, situation.askable, now)
     if verdict == "reachable":
@@ -138,8 +139,19 @@ def judge(situation: Situation, votes: Votes, now: float) -> Reachability:
     if cast:
         return replace(shown, reason=_reason(cast, True, situation.scope) + ", too few to be sure")
     if not situation.askable:
-        return replace(shown, reason="nobody has told us yet: none of our peers can try to dial us")
+        return replace(shown, reason="none of our peers can try to dial us")
     return shown
+
+
+def wants_relay(situation: Situation, state: Reachability) -> bool:
+    """Whether to hold reservations. Peers that dial us back in vain take their time (AUTONAT_DIAL_BACK_TIMEOUT_S), and a
+    reservation costs next to nothing: who has peers on the internet and listens on private addresses only does not wait."""
+    if not situation.listening:
+        return False
+    if state.state != "unknown":
+        return state.state in ("private", "relayed")
+    seems_private = not situation.by_operator and not any(address.is_public for address in situation.listening)
+    return situation.scope == "public" and seems_private
 
 
 def _private(shown: Reachability, situation: Situation) -> Reachability:

@@ -18,7 +18,7 @@ import trio
 from cocoon_p2p import limits
 from cocoon_p2p.errors import CocoonError, RemoteProtocolError, TransportError
 from cocoon_p2p.ids import PeerId
-from cocoon_p2p.net.addresses import Address, address_from_bytes, parse_address
+from cocoon_p2p.net.addresses import Address, address_from_bytes, parse_address, parse_dialable
 from cocoon_p2p.net.identify.identify import Identification
 from cocoon_p2p.net.pb import circuit_pb2
 from cocoon_p2p.net.pb.circuit_pb2 import HopMessage, Reservation, StopMessage
@@ -209,12 +209,9 @@ class RelayClient:
         circuits = [
             str(replace(address, peer=None, relay=link.peer))
             for address in named
-            if address.port
-            and not address.is_wildcard
-            and (address.is_public or not dialled.is_public)
-            and (dialled.is_loopback or not address.is_loopback)
+            if (address.is_public or not dialled.is_public) and (dialled.is_loopback or not address.is_loopback)
         ]
-        return tuple(dict.fromkeys(circuits))[: limits.RELAY_ADDRESSES_MAX]
+        return tuple(map(str, parse_dialable(circuits)))[: limits.RELAY_ADDRESSES_MAX]  # none that is too long
 
     def _look_at(self, link: Link) -> None:
         """A peer has said what it speaks; it may be a relay, or have become one."""

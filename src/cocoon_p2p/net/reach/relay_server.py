@@ -19,7 +19,7 @@ import trio
 from cocoon_p2p import limits
 from cocoon_p2p.errors import CocoonError, RemoteProtocolError
 from cocoon_p2p.ids import PeerId, peer_id_to_bytes
-from cocoon_p2p.net.addresses import Address, address_to_bytes, parse_address
+from cocoon_p2p.net.addresses import Address, address_to_bytes, parse_dialable
 from cocoon_p2p.net.multistream import encode_varint
 from cocoon_p2p.net.pb import circuit_pb2
 from cocoon_p2p.net.pb.circuit_pb2 import HopMessage, Limit, Reservation, Status, StopMessage
@@ -55,6 +55,7 @@ class RelayLimits:
     reservation_s: float = limits.RELAY_RESERVATION_S
     circuits: int = limits.RELAY_CIRCUITS_MAX
     circuits_per_peer: int = limits.RELAY_CIRCUITS_PER_PEER_MAX
+    circuits_per_subnet: int = limits.RELAY_CIRCUITS_PER_SUBNET_MAX
     circuit_s: float = limits.RELAY_CIRCUIT_S
     circuit_bytes: int = limits.RELAY_CIRCUIT_BYTES_MAX
     """In each direction."""
@@ -94,8 +95,8 @@ class RelayServer:
         self.limits = relay_limits or RelayLimits()
         self.enabled = False
         self._places: dict[PeerId, _Place] = {}
-        self._circuits: Counter[PeerId] = Counter()
-        """By peer, at whichever end of them."""
+        self._circuits: Counter[PeerId | Origin] = Counter()
+        """By peer, at whichever end of them, and by where they were asked from."""
         self.circuits = 0
         """Open now."""
         switch.on_peer_gone.append(self._release)
@@ -180,8 +181,7 @@ class RelayServer:
 
     def _own_addresses(self) -> list[Address]:
         """Public ones first: those are what a peer elsewhere can use."""
-        addresses = [parse_address(text) for text in self._switch.announced_addresses()]
-        own = [address for address in addresses if address.relay is None and address.port]
+        own = [each for each in parse_dialable(self._switch.announced_addresses()) if each.relay is None]
         return sorted(own, key=lambda address: (not address.is_public, address.is_loopback))[:_ADDRESSES_TOLD_MAX]
 
     def _address_bytes(self, address: Address) -> bytes:
@@ -200,28 +200,30 @@ class RelayServer:
         self._forget_expired()
         if target not in self._places or target == stream.peer:
             await self._refuse(stream, circuit_pb2.NO_RESERVATION)
-        elif not self._has_circuits_left(stream.peer, target):
+        elif not self._has_circuits_left(origin_of(stream.connection.address), stream.peer, target):
             await self._refuse(stream, circuit_pb2.RESOURCE_LIMIT_EXCEEDED)
         else:
-            with self._counted(stream.peer, target):
+            with self._counted(origin_of(stream.connection.address), stream.peer, target):
                 await self._join(stream, target)
 
-    def _has_circuits_left(self, *ends: PeerId) -> bool:
+    def _has_circuits_left(self, origin: Origin, *ends: PeerId) -> bool:
+        if origin.kind != "loopback" and self._circuits[origin] >= self.limits.circuits_per_subnet:
+            return False  # identities cost nothing
         most = max(self._circuits[peer] for peer in ends)
         return self.circuits < self.limits.circuits and most < self.limits.circuits_per_peer
 
     @contextmanager
-    def _counted(self, *ends: PeerId) -> Iterator[None]:
+    def _counted(self, *ends: PeerId | Origin) -> Iterator[None]:
         self.circuits += 1
         self._circuits.update(ends)
         try:
             yield
         finally:
             self.circuits -= 1
-            for peer in ends:
-                self._circuits[peer] -= 1
-                if not self._circuits[peer]:
-                    del self._circuits[peer]
+            for end in ends:
+                self._circuits[end] -= 1
+                if not self._circuits[end]:
+                    del self._circuits[end]
 
     async def _join(self, stream: MuxStream, target: PeerId) -> None:
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -33,6 +34,7 @@ _DESCRIPTION = "cocoon_p2p"
 _ANSWER_MS = 1000
 """How long a router may take to answer: SSDP's least MX. miniupnpc asks for four kinds of routers in turn, until one answers."""
 _FREE_PORTS = range(20_000, 60_000)
+_SSDP = ("239.255.255.250", 1900)
 
 
 class Gateway(Protocol):
@@ -55,8 +57,12 @@ class MiniupnpcGateway:
         import miniupnpc  # a C extension that most nodes do without
 
         self._upnp: Any = miniupnpc.UPnP(multicastif=multicast_host or None, discoverdelay=_ANSWER_MS)
+        self._goes_by_default = not multicast_host
 
     def find(self) -> None:
+        """Raises TransportError (code NO_ROUTE) where the question could not even be sent."""
+        if self._goes_by_default:
+            _require_route()  # miniupnpc writes its failure to stderr, four times
         self._upnp.discover()
         self._upnp.selectigd()
 
@@ -138,6 +144,9 @@ class PortMapper:
         try:
             return await self._in_thread("looking for a router", find, timeout_s=UPNP_DISCOVERY_TIMEOUT_S)
         except TransportError as error:
+            if error.code == "NO_ROUTE":
+                self._counters["upnp_no_route"] += 1
+                raise
             logger.debug("UPnP: %s", error)  # miniupnpc calls it "Success"
             raise TransportError("no router answers", outcome_known=True) from error
 
@@ -204,6 +213,16 @@ class PortMapper:
             logger.info("%s", outcome)
             self._mappings, self._outcome = mappings, outcome
             call_guarded("upnp_change", self.on_change, None, self._counters)
+
+
+def _require_route() -> None:
+    """Raises TransportError where multicast leads nowhere: a machine without a gateway. Sends nothing."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(_SSDP)
+        except OSError as error:
+            message = "there is no router: this machine's network has no gateway"
+            raise TransportError(message, outcome_known=True, code="NO_ROUTE") from error
 
 
 def _nothing() -> None:

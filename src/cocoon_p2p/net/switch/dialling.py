@@ -16,16 +16,21 @@ import trio
 from cocoon_p2p.errors import TransportError
 from cocoon_p2p.ids import PeerId
 from cocoon_p2p.limits import (
+    ADDRESS_CHARS_MAX,
     DIAL_FAILURE_REMEMBERED_S,
     DIAL_FAILURES_MAX,
     DIAL_RELAYED_DELAY_S,
     DIAL_TIMEOUT_S,
     DIALS_PER_PEER_MAX,
 )
-from cocoon_p2p.net.addresses import Address, parse_dialable, resolve_wildcards
+from cocoon_p2p.net.addresses import Address, parse_dialable
+from cocoon_p2p.net.interfaces import own_hosts
+from cocoon_p2p.net.switch.origins import origin_of_host
 
 Connection = TypeVar("Connection", bound="Abortable")
-_EVERYWHERE = (Address("ip4", "0.0.0.0", 1), Address("ip6", "::", 1))  # noqa: S104  (asks for the machine's own addresses)
+_NO_RELAY_YET = "its node is behind a router and has no relay yet; ask again in a few seconds"
+_TELLING_CODES = frozenset({"WRONG_PEER", "NOT_IN_NETWORK", "HANDSHAKE"})
+"""Somebody answers there, and it is not whom we look for."""
 
 
 class Abortable(Protocol):
@@ -65,6 +70,8 @@ class DialPlan:
     direct: list[Address] = field(default_factory=list)
     relayed: list[Address] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
+    hint: str | None = None
+    """What to do when nothing comes of it."""
 
 
 def make_plan(
@@ -82,7 +89,7 @@ def make_plan(
     for text in given:
         found = parse_dialable([text])
         if not found:
-            plan.failures[text] = "not an address that this node can dial"
+            plan.failures[_shown(text)] = "not an address that this node can dial"
         elif found[0].peer not in (None, peer):
             plan.failures[text] = "names another peer"
         elif found[0].relay == peer:
@@ -93,14 +100,31 @@ def make_plan(
     direct = [target for target in targets if target.relay is None]
     plausible = _plausible(direct, own_hosts)
     plan.failures |= {str(target): "an address in another network" for target in direct if target not in plausible}
+    if _are_elsewhere(targets, own_hosts):
+        plan.hint = _NO_RELAY_YET
     plan.direct = _ordered(plausible, failed_lately, worked)[:DIALS_PER_PEER_MAX]
     plan.relayed = _ordered([t for t in targets if t.relay is not None], failed_lately, worked)[:DIALS_PER_PEER_MAX]
     return plan
 
 
+def _shown(text: str) -> str:
+    """As it may stand in an error, whoever wrote it."""
+    return "".join(char if char.isprintable() else "?" for char in text[:ADDRESS_CHARS_MAX])
+
+
+def _are_elsewhere(targets: Sequence[Address], own_hosts: Callable[[], frozenset[str]]) -> bool:
+    """Whether all of these lie in private networks that we are not in, or in the peer's own machine."""
+    away = [target for target in targets if not target.is_loopback]
+    if not away or any(target.is_public or target.relay is not None for target in targets):
+        return False
+    near = {origin_of_host(host) for host in own_hosts()}
+    return all(origin_of_host(target.host) not in near for target in away)
+
+
 def own_hosts_now() -> frozenset[str]:
-    """The addresses of this machine that packets to the wide network leave from."""
-    return frozenset(text.split("/")[2] for text in resolve_wildcards(_EVERYWHERE))
+    """The addresses of this machine in the networks that it is in, and loopback. Without those of its containers, which
+    come and go, and which the next machine has, too."""
+    return frozenset(own.host for own in own_hosts() if not own.is_inside)
 
 
 def _plausible(direct: list[Address], own_hosts: Callable[[], frozenset[str]]) -> list[Address]:
@@ -143,8 +167,9 @@ async def race(
     *,
     on_failure: Callable[[Address], None],
 ) -> Connection:
-    """The first connection that `attempt` makes. Raises TransportError(code="UNREACHABLE") that says of each address why
-    not, NO_ADDRESS when there is none, within DIAL_TIMEOUT_S."""
+    """The first connection that `attempt` makes. Raises TransportError that says of each address why not, within
+    DIAL_TIMEOUT_S: with one of _TELLING_CODES when all addresses failed with that one, else UNREACHABLE; NO_ADDRESS when
+    there is no address."""
     if not (plan.direct or plan.relayed or plan.failures):
         raise TransportError(f"no address of {peer} is known", outcome_known=True, code="NO_ADDRESS")
     contest = _Contest(plan.failures, attempt, on_failure)
@@ -166,7 +191,9 @@ async def race(
                 plan.failures[str(target)] = "timed out"
                 on_failure(target)
     reasons = "; ".join(f"{address}: {reason}" for address, reason in plan.failures.items())
-    raise TransportError(f"cannot connect to {peer}: {reasons}", outcome_known=True, code="UNREACHABLE")
+    codes = {contest.codes.get(address, "") for address in plan.failures}
+    code = codes.pop() if len(codes) == 1 and codes <= _TELLING_CODES else "UNREACHABLE"
+    raise TransportError(f"cannot connect to {peer}: {reasons}", outcome_known=True, code=code, hint=plan.hint)
 
 
 async def _run(plan: DialPlan, contest: _Contest[Connection], nursery: trio.Nursery) -> None:
@@ -197,6 +224,8 @@ class _Contest(Generic[Connection]):
         on_failure: Callable[[Address], None],
     ) -> None:
         self.won: Connection | None = None
+        self.codes: dict[str, str] = {}
+        """Of the failures, by address."""
         self._failures = failures
         self._attempt = attempt
         self._on_failure = on_failure
@@ -207,6 +236,7 @@ class _Contest(Generic[Connection]):
             connection = await self._attempt(target)
         except TransportError as error:
             self._failures[str(target)] = error.message
+            self.codes[str(target)] = error.code
             self._on_failure(target)
             return
         if self.won is None:

@@ -2,7 +2,7 @@
 
 An inbound connection takes a place of its origin (origins.py) when its socket is accepted, a place among the handshakes
 until it has proven who it is, and then one of its peer. Streams take places of their peer. Whatever is taken is given back;
-rates (rates.py) are not. A refusal is the name of the counter that tells of it.
+rates (net/rates.py) are not. A refusal is the name of the counter that tells of it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import TypeVar
 
 from cocoon_p2p import limits
 from cocoon_p2p.ids import PeerId
+from cocoon_p2p.net.rates import Buckets, Rate
 from cocoon_p2p.net.switch.bans import Bans
 from cocoon_p2p.net.switch.origins import Origin, OriginKind
-from cocoon_p2p.net.switch.rates import Buckets, Rate
 
 Key = TypeVar("Key", Origin, PeerId)
 
@@ -76,6 +76,7 @@ _OF_ORIGINS: Mapping[OriginKind, OriginLimits] = MappingProxyType(
             limits.CONNECTIONS_PER_RELAY_MAX,
             limits.HANDSHAKES_PER_ADDRESS_MAX,
             Rate(limits.ARRIVALS_PER_SUBNET_S, limits.ARRIVALS_PER_SUBNET_BURST),
+            bannable=False,  # one stranger behind it would take away how all others reach us
         ),
     }
 )

@@ -91,7 +91,9 @@ class LinkTable:
         """The one that new streams go over: direct before relayed, identified before unknown (a peer that dials us back to
         see whether it can drops that connection at once), then the one that both ends prefer, then the newest. Only one that
         lives: a connection that has just broken is still in the table for a moment."""
-        return min(self._alive(peer), key=lambda link: (link.relayed, not link.identified.is_set(), _worse(link)), default=None)
+        return min(
+            self._alive(peer), key=lambda link: (link.relayed, not link.identified.is_set(), _worse(link)), default=None
+        )
 
     def lasting(self, peer: PeerId) -> Link | None:
         """The one to keep: as `best`, but both ends have the same opinion of it, whatever either knows of the other."""

@@ -11,7 +11,12 @@ import trio
 
 from cocoon_p2p.errors import CocoonError, RemoteProtocolError, TransportError
 from cocoon_p2p.ids import PeerId
-from cocoon_p2p.limits import REFUSED_STREAM_WAIT_S, REFUSED_STREAMS_HELD_MAX, STREAM_OPEN_TIMEOUT_S
+from cocoon_p2p.limits import (
+    DEATH_NOTICE_S,
+    REFUSED_STREAM_WAIT_S,
+    REFUSED_STREAMS_HELD_MAX,
+    STREAM_OPEN_TIMEOUT_S,
+)
 from cocoon_p2p.net import multistream
 from cocoon_p2p.net.external_frames import DataLane
 from cocoon_p2p.net.framing import FramedStream
@@ -26,8 +31,6 @@ logger = logging.getLogger("cocoon_p2p.net")
 ProtocolHandler = Callable[[MuxStream], Awaitable[None]]
 """Serves an inbound stream of one of libp2p's own protocols. The stream is closed afterwards, and reset if it raises."""
 _REDIALS = 1
-_DEATH_NOTICE_S = 0.5
-"""How long after a stream broke its connection may take to be known as dead, too."""
 
 
 class Streams:
@@ -128,10 +131,12 @@ class Streams:
             await stream.reset()
             return
         link.used_at = trio.current_time()
-        handler = self._application.get(protocol)
+        handler, internal = self._application.get(protocol), self._internal.get(protocol)
         if handler is not None:
             await run_handler(handler, self._framed(link, stream, protocol), self._switch.counters)
-        elif await run_guarded("protocol", partial(self._internal[protocol], stream), self._switch.counters):
+        elif internal is None:  # not served any more since the peer asked
+            await stream.reset()
+        elif await run_guarded("protocol", partial(internal, stream), self._switch.counters):
             await stream.close()
         else:
             await stream.reset()
@@ -173,6 +178,6 @@ class Streams:
 async def _has_died(link: Link, error: TransportError) -> bool:
     """Whether the connection, and not just a stream of it, is gone."""
     if error.code in ("DISCONNECTED", "CUT_OFF"):
-        with trio.move_on_after(_DEATH_NOTICE_S):
+        with trio.move_on_after(DEATH_NOTICE_S):
             await link.ended.wait()
     return link.ended.is_set()

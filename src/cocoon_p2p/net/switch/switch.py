@@ -27,9 +27,16 @@ from cocoon_p2p.limits import (
     SWITCH_ROUND_S,
 )
 from cocoon_p2p.net.address_book import AddressBook
-from cocoon_p2p.net.addresses import Address, resolve_wildcards
+from cocoon_p2p.net.addresses import Address, parse_address, resolve_wildcards
 from cocoon_p2p.net.feeds import Feed
-from cocoon_p2p.net.port import Misbehaviour, NetworkEvent, PeerConnected, PeerDisconnected, PeerMisbehaved
+from cocoon_p2p.net.port import (
+    AddressesChanged,
+    Misbehaviour,
+    NetworkEvent,
+    PeerConnected,
+    PeerDisconnected,
+    PeerMisbehaved,
+)
 from cocoon_p2p.net.supervisor import Counters, call_guarded, deadline, run_guarded
 from cocoon_p2p.net.switch.dialling import own_hosts_now
 from cocoon_p2p.net.switch.gate import Gate
@@ -37,7 +44,7 @@ from cocoon_p2p.net.switch.inbound import Inbound
 from cocoon_p2p.net.switch.links import Link, LinkTable, LinkTask, Tag
 from cocoon_p2p.net.switch.origins import Origin, origin_of
 from cocoon_p2p.net.switch.outbound import DialRelayed, Outbound
-from cocoon_p2p.net.switch.trimming import expendable, idle_doubles
+from cocoon_p2p.net.switch.trimming import expendable, idle_leftovers
 from cocoon_p2p.net.switch.upgrade import Upgrader
 from cocoon_p2p.net.transport.pipe import Pipe, TcpPipe
 from cocoon_p2p.net.yamux.connection import MuxedConnection, Violation
@@ -104,8 +111,11 @@ class Switch:
 
     def announced_addresses(self) -> tuple[str, ...]:
         """What others are told: what the operator announces, or else what we listen on; and where else we can be reached
-        (through relays, behind a router's mapping, where peers see us)."""
-        return tuple(dict.fromkeys([*(self._announced or self.addresses()), *self._extra_addresses]))
+        (through relays, behind a router's mapping, where peers see us). Loopback last: lists are cut at the end."""
+        ours = self._announced or self.addresses()
+        here = [text for text in ours if parse_address(text).is_loopback]
+        away = [text for text in ours if text not in here]
+        return tuple(dict.fromkeys([*away, *self._extra_addresses, *here]))
 
     @property
     def announced(self) -> tuple[str, ...]:
@@ -132,6 +142,7 @@ class Switch:
             self._tell_addresses_changed()
 
     def _tell_addresses_changed(self) -> None:
+        self.events.publish(AddressesChanged())
         for changed in self.on_addresses_changed:
             call_guarded("addresses_changed", changed, None, self.counters)
 
@@ -224,17 +235,18 @@ class Switch:
         while True:
             await trio.sleep(SWITCH_ROUND_S)
             self._trim()
-            doubles = idle_doubles(
-                self._links, lambda link: self._links.lasting(link.peer), trio.current_time(), CONNECTION_GRACE_S
-            )
-            for link in doubles:
-                self.counters["connections_doubled"] += 1
-                self._abort_soon(link)
+            self._close_leftovers()
             before, at = at, (own_hosts_now(), self.announced_addresses())
             if at[0] != before[0]:
                 self._note_move()
             if at != before:
                 self._tell_addresses_changed()
+
+    def _close_leftovers(self) -> None:
+        now = trio.current_time()
+        for link in idle_leftovers(self._links, lambda link: self._links.lasting(link.peer), now, CONNECTION_GRACE_S):
+            self.counters["connections_left_open" if link.connection.is_over else "connections_doubled"] += 1
+            self._abort_soon(link)
 
     def _note_move(self) -> None:
         self.counters["machine_moved"] += 1
@@ -246,10 +258,10 @@ class Switch:
 
     def _trim(self) -> None:
         """Above CONNECTIONS_KEPT, close the least useful connections down to CONNECTIONS_KEPT_LOW."""
-        alive = [link for link in self._links if not link.connection.is_over]
-        if len(alive) > CONNECTIONS_KEPT:
-            surplus = len(alive) - CONNECTIONS_KEPT_LOW
-            for link in self._expendable(alive, surplus, spares=True):
+        links = list(self._links)  # those that are over, too: a peer may say that it leaves and hold its place
+        if len(links) > CONNECTIONS_KEPT:
+            surplus = len(links) - CONNECTIONS_KEPT_LOW
+            for link in self._expendable(links, surplus, spares=True):
                 self.counters["connections_trimmed"] += 1
                 self._abort_soon(link)
 
@@ -257,14 +269,14 @@ class Switch:
         """The process has no file descriptor left: close the least useful connections, whatever they are."""
         self.counters["descriptors_exhausted"] += 1
         now = trio.current_time()
-        alive = [link for link in self._links if not link.connection.is_over]
-        shed = self._expendable(alive, SHED_CONNECTIONS, spares=False)
+        links = list(self._links)
+        shed = self._expendable(links, SHED_CONNECTIONS, spares=False)
         if now - self._shed_logged_at >= SHED_LOG_INTERVAL_S:
             self._shed_logged_at = now
             logger.warning(
                 "no file descriptor is left: closing %d of %d connections; raise the limit (ulimit -n) or lower the load",
                 len(shed),
-                len(alive),
+                len(links),
             )
         for link in shed:
             self.counters["connections_shed"] += 1
@@ -342,7 +354,7 @@ class Switch:
         self.book.confirm(peer, connection.address)
         return link
 
-    async def _start(self, connection: MuxedConnection) -> Link:
+    async def _start(self, connection: MuxedConnection, *, is_punched: bool = False) -> Link:
         """Take in and run a connection that has no place yet. Raises TransportError."""
         peer = connection.peer
         refusal = self.gate.admit_outbound(peer, trio.current_time())
@@ -351,6 +363,7 @@ class Switch:
             await connection.abort()
             raise TransportError(f"the connection to {peer} was refused here: {refusal}", outcome_known=True)
         link = self._take_in(connection, origin_of(connection.address))
+        link.is_punched = is_punched
         self._nursery.start_soon(self._run_outbound, link)
         return link
 
@@ -365,9 +378,8 @@ class Switch:
 
     async def take_punched_pipe(self, pipe: Pipe, peer: PeerId, *, as_listener: bool) -> Link:
         """A pipe that both ends dialled; `as_listener` tells whose part we take in its handshake. Raises TransportError."""
-        link = await self._start(await self._outbound.secure(pipe, peer, as_listener=as_listener))
-        link.is_punched = True
-        return link
+        connection = await self._outbound.secure(pipe, peer, as_listener=as_listener)
+        return await self._start(connection, is_punched=True)
 
 
 def _refuse_stream(link: Link, stream: MuxStream) -> None:

@@ -1,7 +1,7 @@
 """Which connections go when there are too many. Pure.
 
-What carries a job, or is protected (links.PROTECTING), stays. Of the others, first those that double another connection,
-then relayed ones, then those to peers that are not near to us in the DHT, and among them those that were used longest ago.
+What carries a job, or is protected (links.PROTECTING), stays. Of the others, first those whose peer has said that it leaves
+and stays, then those that double another connection, then relayed ones, then those to peers that are not near to us in the DHT, and among them those that were used longest ago.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from cocoon_p2p.net.switch.links import Link
 
-_Usefulness = tuple[bool, bool, bool, bool, bool, bool, float]
+_Usefulness = tuple[bool, bool, bool, bool, bool, bool, bool, float]
 
 
 def usefulness(link: Link, *, is_double: bool) -> _Usefulness:
@@ -18,6 +18,7 @@ def usefulness(link: Link, *, is_double: bool) -> _Usefulness:
     return (
         link.application_streams > 0,
         link.is_protected,
+        not link.connection.is_over,
         not is_double,
         not link.relayed,
         "neighbour" in link.tags,
@@ -46,9 +47,10 @@ def expendable(
     return candidates[: max(surplus, 0)]
 
 
-def idle_doubles(links: Iterable[Link], best: Callable[[Link], Link | None], now: float, grace_s: float) -> list[Link]:
-    """Links that nobody uses beside a better one to the same peer. Both ends call the same one better, so that they do not
-    close one each."""
-    return [
-        link for link in links if link.is_idle and now - link.connected_at >= grace_s and best(link) not in (None, link)
-    ]
+def idle_leftovers(
+    links: Iterable[Link], best: Callable[[Link], Link | None], now: float, grace_s: float
+) -> list[Link]:
+    """Links that nobody uses, and on which nothing can be opened any more, or which stand beside a better one to the same
+    peer. Both ends call the same one better, so that they do not close one each."""
+    idle = (link for link in links if link.is_idle and now - link.connected_at >= grace_s)
+    return [link for link in idle if link.connection.is_over or best(link) not in (None, link)]

@@ -51,7 +51,7 @@ class Upgrader:
             line = HandshakeLine(self._protected(pipe))
             noise = NoiseInitiator(self.identity)
             line.write_behind(noise.first_message)
-            with self._greeting(pipe):
+            with self._greeting():
                 await multistream.propose(line, NOISE)
             session, muxer = await noise.run(line, expected)
             if muxer != YAMUX:
@@ -65,7 +65,7 @@ class Upgrader:
             if isinstance(protected, PrivatePipe):
                 await protected.send_nonce()
             line = HandshakeLine(protected)
-            with self._greeting(pipe):
+            with self._greeting():
                 await multistream.accept(line, [NOISE])
             session, muxer = await respond(line, self.identity)
             if session.peer == self.peer_id:
@@ -78,18 +78,23 @@ class Upgrader:
         return pipe if self.network_key is None else PrivatePipe(pipe, self.network_key)
 
     @contextmanager
-    def _greeting(self, pipe: Pipe) -> Iterator[None]:
-        """Within a private network what cannot be understood comes from outside of it."""
+    def _greeting(self) -> Iterator[None]:
+        """Within a private network what cannot be understood comes from outside of it; without, perhaps from within one:
+        its first bytes are noise."""
         try:
             yield
         except RemoteProtocolError as error:
             if self.network_key is None:
-                raise
-            raise not_in_network(pipe.address) from error
+                raise TransportError(
+                    f"handshake: {error.message}, or it is in a private network that this node is not in",
+                    outcome_known=True,
+                    code="HANDSHAKE",
+                ) from error
+            raise not_in_network() from error
         except TransportError as error:
             if self.network_key is None or error.code == "UNKNOWN_PROTOCOL":
                 raise
-            raise not_in_network(pipe.address) from error
+            raise not_in_network() from error
 
     @contextmanager
     def _upgrading(self, pipe: Pipe) -> Iterator[None]:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import socket
+from functools import partial
 from typing import Any
 
 import trio
 
 from cocoon_p2p.errors import TransportError
-from cocoon_p2p.limits import RESOLVED_ADDRESSES_MAX
+from cocoon_p2p.limits import LOOK_UPS_MAX, RESOLVED_ADDRESSES_MAX
 from cocoon_p2p.net.addresses import Address
 from cocoon_p2p.net.supervisor import describe
 from cocoon_p2p.net.transport.pipe import Pipe, TcpPipe
 from cocoon_p2p.net.transport.websocket import connect_websocket
 
+_look_ups: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("look_ups")
 Target = tuple[int, Any]
 """Address family and what connect() takes."""
 
@@ -50,12 +52,24 @@ async def dial_tcp(address: Address) -> TcpPipe:
 
 
 async def _resolve(address: Address) -> list[Target]:
-    """Raises OSError."""
+    """Raises OSError. A name server may take half a minute, and strangers choose names and server: these threads are not
+    those that the rest of the program waits for."""
     if address.kind in ("ip4", "ip6"):
         return [(address.family, (address.host, address.port))]
-    found = await trio.socket.getaddrinfo(address.host, address.port, family=address.family, type=socket.SOCK_STREAM)
+    look_up = partial(socket.getaddrinfo, address.host, address.port, address.family, socket.SOCK_STREAM)
+    found = await trio.to_thread.run_sync(look_up, abandon_on_cancel=True, limiter=_look_up_places())
     targets: dict[Target, None] = dict.fromkeys((int(family), target) for family, _, _, _, target in found)
     return list(targets)[:RESOLVED_ADDRESSES_MAX]
+
+
+def _look_up_places() -> trio.CapacityLimiter:
+    """Of this run of trio, as trio's own."""
+    try:
+        return _look_ups.get()
+    except LookupError:
+        places = trio.CapacityLimiter(LOOK_UPS_MAX)
+        _look_ups.set(places)
+        return places
 
 
 async def _race(targets: list[Target]) -> socket.socket:

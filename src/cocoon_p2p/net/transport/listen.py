@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import trio
 
@@ -46,7 +46,6 @@ class Listener:
         while True:
             try:
                 sock, peer = self._socket.accept()
-                return TcpPipe(sock, str(address_of(*peer[:2])))
             except BlockingIOError:
                 try:
                     await trio.lowlevel.wait_readable(self._socket)
@@ -58,6 +57,10 @@ class Listener:
                 if error.errno in _OVER:
                     raise _closed() from error
                 await trio.lowlevel.checkpoint()  # it was gone before we took it (accept(2), "Error handling")
+            else:
+                pipe = _pipe_of(sock, peer)
+                if pipe is not None:
+                    return pipe
 
     async def serve(self, on_pipe: Callable[[TcpPipe], object], on_shortage: Callable[[], object]) -> None:
         """Call `on_pipe`, which must not raise, for each connection, until the listener is closed.
@@ -163,6 +166,16 @@ def address_of(host: str, port: int) -> Address:
     """Of what getsockname() and getpeername() say."""
     host = host.partition("%")[0]
     return Address("ip6" if ":" in host else "ip4", host, port)
+
+
+def _pipe_of(sock: socket.socket, peer: Any) -> TcpPipe | None:
+    """None for a connection that was reset before we took it: macOS then names no peer, and refuses to set TCP_NODELAY with
+    EINVAL, which must not pass for the end of the listener."""
+    try:
+        return TcpPipe(sock, str(address_of(*peer[:2])))
+    except (OSError, TypeError):
+        sock.close()
+        return None
 
 
 def _open_spare() -> int | None:

@@ -9,18 +9,23 @@ UNYIELDED_CALLS_MAX calls.
 from __future__ import annotations
 
 import errno
+import os
 import socket
+import struct
 from typing import Literal, Protocol
 
 import trio
 
 from cocoon_p2p.errors import TransportError
-from cocoon_p2p.limits import SEND_FINISH_TIMEOUT_S
+from cocoon_p2p.limits import CLOSE_LINGER_S, SEND_FINISH_TIMEOUT_S
 from cocoon_p2p.net.port import Bytes
 from cocoon_p2p.net.supervisor import describe
 
 Transport = Literal["tcp", "websocket"]
 
+LINGER_NOT = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
+"""SO_LINGER: closing resets, and throws away what was not sent."""
+_USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
 UNYIELDED_BYTES_MAX = 1024 * 1024
 """What one task moves before the others run: 0.5 ms with its encryption, at 2 GB/s."""
 UNYIELDED_CALLS_MAX = 32
@@ -54,7 +59,8 @@ class Pipe(Protocol):
         """A cancelled one leaves the pipe unusable, so the caller aborts it, unless it `finishes_sends`."""
 
     def abort(self) -> None:
-        """Close at once; readers and writers wake up with a TransportError. Idempotent."""
+        """Close at once; readers and writers wake up with a TransportError. What the system has taken before still goes
+        out, if the peer takes it soon. Idempotent."""
 
 
 def finishes_sends(pipe: Pipe) -> bool:
@@ -78,6 +84,8 @@ class TcpPipe:
         self._socket = sock
         self._unyielded_bytes = 0
         self._unyielded_calls = 0
+        self._is_full = False
+        """The last send found no room for all."""
 
     def __repr__(self) -> str:
         return f"<TcpPipe {self.address}>"
@@ -112,9 +120,11 @@ class TcpPipe:
         try:
             size = self._socket.send(data)
         except BlockingIOError:
+            self._is_full = True
             return 0
         except OSError as error:
             raise socket_failure(error) from error
+        self._is_full = size < len(data)
         self._count(size)
         return size
 
@@ -126,18 +136,17 @@ class TcpPipe:
                 rest = await self._send_some(rest)
         except trio.Cancelled:
             with trio.CancelScope(shield=True), trio.move_on_after(SEND_FINISH_TIMEOUT_S) as scope:
-                rest = await self._finish(rest)
-            if scope.cancelled_caught or rest:
+                await self._finish(rest)
+            if scope.cancelled_caught:
                 self.abort()
             raise
 
-    async def _finish(self, rest: memoryview) -> memoryview:
+    async def _finish(self, rest: memoryview) -> None:
         try:
             while rest:
                 rest = await self._send_some(rest)
         except TransportError:
-            pass  # the cancellation is what the caller hears of; it finds the pipe closed when it uses it again
-        return rest
+            pass  # the cancellation is what the caller hears of; its next send fails, and what came before can be read
 
     async def _send_some(self, rest: memoryview) -> memoryview:
         """Without a wait that could be cancelled after bytes have gone out."""
@@ -152,8 +161,20 @@ class TcpPipe:
 
     def abort(self) -> None:
         if not self.is_closed:
+            self._bound_what_lingers()
             trio.lowlevel.notify_closing(self._socket)
             self._socket.close()
+
+    def _bound_what_lingers(self) -> None:
+        """The system sends what it holds after we have closed, to a peer that never reads for minutes, with megabytes of
+        kernel memory. Here it has CLOSE_LINGER_S (on Linux); and a peer that left our last send standing gets a reset now."""
+        try:
+            if self._is_full:
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_NOT)
+            elif _USER_TIMEOUT is not None:
+                self._socket.setsockopt(socket.IPPROTO_TCP, _USER_TIMEOUT, int(CLOSE_LINGER_S * 1000))
+        except OSError:
+            pass  # it is over already
 
     async def wait_readable(self) -> None:
         """Until there is something to receive, be it the end of the stream."""

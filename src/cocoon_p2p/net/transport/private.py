@@ -70,9 +70,9 @@ class PrivatePipe(CodedPipe):
         return self._encrypt(data)
 
 
-def not_in_network(address: str) -> TransportError:
+def not_in_network() -> TransportError:
     return TransportError(
-        f"{address} is not in our private network (or speaks something else)",
+        "the other end is not in our private network, or speaks something else",
         outcome_known=True,
         code="NOT_IN_NETWORK",
     )

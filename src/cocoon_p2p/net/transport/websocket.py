@@ -25,8 +25,9 @@ from wsproto.events import (
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from cocoon_p2p.errors import TransportError
-from cocoon_p2p.limits import WEBSOCKET_HEAD_BYTES_MAX
+from cocoon_p2p.limits import WEBSOCKET_FRAMES_BURST, WEBSOCKET_FRAMES_PER_S, WEBSOCKET_HEAD_BYTES_MAX
 from cocoon_p2p.net.port import Bytes
+from cocoon_p2p.net.rates import Pace
 from cocoon_p2p.net.transport.coded import CodedPipe
 from cocoon_p2p.net.transport.pipe import Pipe
 
@@ -48,6 +49,7 @@ class WebSocketPipe(CodedPipe):
         super().__init__(below, address)
         self.transport = "websocket"
         self._connection = connection
+        self._frames = Pace(WEBSOCKET_FRAMES_PER_S, WEBSOCKET_FRAMES_BURST, trio.current_time())
         self._room = memoryview(bytearray(_READ_BYTES))
         self._received = memoryview(b"")
         self._ended = False
@@ -60,7 +62,9 @@ class WebSocketPipe(CodedPipe):
 
     async def receive_into(self, buffer: memoryview) -> int:
         while not self._received and not self._ended:
-            if self._take_in() == _EVENTS_AT_ONCE:
+            if wait_s := self._frames.wait_s(trio.current_time()):
+                await trio.sleep(wait_s)  # and its sender with us
+            elif self._take_in() == _EVENTS_AT_ONCE:
                 await trio.lowlevel.checkpoint()
             elif not self._received and not self._ended:
                 size = await self._below.receive_into(self._room)
@@ -107,6 +111,7 @@ class WebSocketPipe(CodedPipe):
                 self._reply(CloseConnection(code=_UNSUPPORTED))
                 raise TransportError("text in a WebSocket of libp2p", outcome_known=False, code="WEBSOCKET")
         self._received = memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        self._frames.spend(trio.current_time(), count)
         return count
 
     def _reply(self, event: Event) -> None:

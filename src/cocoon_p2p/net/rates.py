@@ -1,4 +1,5 @@
-"""How often something may happen: token buckets, one a source. Pure: the caller says what time it is."""
+"""How often something may happen: token buckets, one that is waited for, and many, one a source. Pure: the caller says what
+time it is."""
 
 from __future__ import annotations
 
@@ -20,6 +21,34 @@ class Rate:
     burst: float
 
 
+def _refilled(tokens: float, seconds: float, rate: Rate) -> float:
+    return min(rate.burst, tokens + max(0.0, seconds) * rate.per_s)
+
+
+class Pace:
+    """One bucket, of somebody who waits instead of dropping what comes too early."""
+
+    __slots__ = ("_at", "_rate", "_tokens")
+
+    def __init__(self, per_s: float, burst: float, now: float) -> None:
+        self._rate = Rate(per_s, burst)
+        self._tokens = burst
+        self._at = now
+
+    def available(self, now: float) -> float:
+        self._tokens = _refilled(self._tokens, now - self._at, self._rate)
+        self._at = max(self._at, now)
+        return self._tokens
+
+    def spend(self, now: float, cost: float = 1.0) -> None:
+        """The caller has waited; what it spends beyond that is a debt."""
+        self._tokens = self.available(now) - cost
+
+    def wait_s(self, now: float, wanted: float = 1.0) -> float:
+        """How long until `wanted` (at most the burst) are there; 0 when they are."""
+        return max(0.0, min(wanted, self._rate.burst) - self.available(now)) / self._rate.per_s
+
+
 class Buckets(Generic[Key]):
     """What each source has left. Bounded: whoever was quiet longest is forgotten, and begins with a full bucket."""
 
@@ -33,9 +62,11 @@ class Buckets(Generic[Key]):
 
     def left(self, key: Key, now: float, *, share: float = 1.0, rate: Rate | None = None) -> float:
         """Tokens at `now` of a source that is granted `share` of the rate."""
-        per_s, burst = (rate or self.rate).per_s * share, max(1.0, (rate or self.rate).burst * share)
-        tokens, at = self._left.get(key, (burst, now))
-        return min(burst, tokens + max(0.0, now - at) * per_s)
+        whole = rate or self.rate
+        rate = whole if share == 1.0 else Rate(whole.per_s * share, whole.burst * share)
+        rate = rate if rate.burst >= 1.0 else Rate(rate.per_s, 1.0)
+        tokens, at = self._left.get(key, (rate.burst, now))
+        return _refilled(tokens, now - at, rate)
 
     def take(self, key: Key, now: float, *, share: float = 1.0, rate: Rate | None = None) -> bool:
         """Take one token; False, and nothing taken, when there is none."""
