@@ -23,6 +23,7 @@ from cocoon_p2p.drivers.outbox import Outbox
 from cocoon_p2p.drivers.standing import StandingKeeper
 from cocoon_p2p.errors import CocoonError, EndOfStream, RemoteProtocolError, SettlementError, TransportError
 from cocoon_p2p.ids import JobId, PeerId
+from cocoon_p2p.net.addresses import parse_address
 from cocoon_p2p.net.port import Bytes, Network, Stream
 from cocoon_p2p.policy.reputation import fault_of_code
 from cocoon_p2p.proto.job_client import ClientJob, JobTerms, check_stray_receipt
@@ -112,15 +113,21 @@ class JobClient:
             session = self._sessions.get(provider)
             if session is None or session.ended:
                 stream = await self._open(provider, addresses)
-                session = _Session(self._ports, stream)
+                session = _Session(self._ports, stream, self._way_to(provider))
                 self._sessions[provider] = session
                 self._nursery.start_soon(self._serve, session)
+                session.ask_for_outcomes()
         return session
 
     async def _open(self, provider: PeerId, addresses: Sequence[str]) -> Stream:
         if addresses:
             await self._ports.network.connect(provider, addresses)
         return await self._ports.network.open_stream(provider, JOB_PROTOCOL)
+
+    def _way_to(self, provider: PeerId) -> PeerId | None:
+        """The relay that new streams to the provider go through; None where none is between."""
+        link = next((each for each in self._ports.network.peers() if each.peer == provider), None)
+        return parse_address(link.address).relay if link is not None and link.relayed else None
 
     async def _serve(self, session: _Session) -> None:
         try:
@@ -134,9 +141,10 @@ class JobClient:
 class _Session:
     """One stream to one provider, and the attempts on it."""
 
-    def __init__(self, ports: ClientPorts, stream: Stream) -> None:
+    def __init__(self, ports: ClientPorts, stream: Stream, relay: PeerId | None) -> None:
         self._ports = ports
         self._stream = stream
+        self._relay = relay
         self.peer = stream.peer
         self.outbox = Outbox(stream)
         self.ended = False
@@ -209,7 +217,7 @@ class _Session:
         except EndOfStream:
             return TransportError(f"provider {self.peer} closed the connection", outcome_known=False)
         except TransportError as error:
-            return TransportError(f"the connection to provider {self.peer} broke: {error}", outcome_known=False)
+            return self._broke(error)
         except RemoteProtocolError as error:
             log.warning("provider %s broke a rule of job/1 (%s): %s", self.peer, error.code, error)
             self._ports.standing.penalise(self.peer, fault_of_code(error.code))
@@ -219,6 +227,23 @@ class _Session:
             log.error("a job could not be carried on (%s): %s", error.code, error)
             await self._stream.reset()
             return error
+
+    def _broke(self, error: TransportError) -> TransportError:
+        """Who, over which way, why where that tells anything, and what to do."""
+        through = f" through relay {self._relay}" if self._relay is not None else ""
+        cause = error.__cause__
+        told = "" if isinstance(cause, TransportError) and cause.code == "CUT_OFF" else f": {error.message}"
+        return TransportError(
+            f"the connection to provider {self.peer}{through} broke{told}",
+            outcome_known=False,
+            hint="ask again: another way to it may be there" if self._relay is not None else None,
+        )
+
+    def ask_for_outcomes(self) -> None:
+        """About jobs of earlier streams: what the provider has not earned is not spent."""
+        # SPEC job/1 §3.9
+        for job_id in self._ports.store.jobs.without_outcome(self.peer, limits.OUTCOMES_ASKED_MAX):
+            self.outbox.put(Cancel(job_id).encode())
 
     async def _on_stray_failure(self, message: Failure) -> None:
         """The answer to our CANCEL, or what crossed it: the provider has earned nothing."""
@@ -260,7 +285,17 @@ class _Session:
         except SettlementError as error:
             log.warning("provider %s sent a receipt that our own books contradict: %s", self.peer, error)
             return
-        if job.state == "done":
+        if job.state == "unknown":  # its output never came
+            self._ports.store.jobs.finish(
+                body.job_id,
+                "client",
+                "failed",
+                finished_at_ms=unix_ms(self._ports.clock),
+                price=body.price,
+                items=body.items,
+                error=job.error,
+            )
+        elif job.state == "done":
             keep_receipt(self._ports.store, receipt, body)
             self.outbox.put(ReceiptAck(body.job_id, receipt.client_signature).encode())
 

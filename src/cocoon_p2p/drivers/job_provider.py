@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, assert_never
@@ -20,7 +20,7 @@ from cocoon_p2p.drivers.outbox import Outbox
 from cocoon_p2p.drivers.standing import StandingKeeper
 from cocoon_p2p.errors import EndOfStream, ExecutionError, RemoteProtocolError, SettlementError, TransportError
 from cocoon_p2p.execution.port import Engine, ExecutionResult, InputBuffer
-from cocoon_p2p.ids import JobId, ModelId
+from cocoon_p2p.ids import JobId, ModelId, PeerId
 from cocoon_p2p.net.port import Bytes, Stream
 from cocoon_p2p.policy.reputation import fault_of_code
 from cocoon_p2p.proto.job_effects import (
@@ -35,6 +35,7 @@ from cocoon_p2p.proto.job_effects import (
     Send,
     SendOutput,
     TakePayment,
+    TellOutcome,
     WriteInput,
 )
 from cocoon_p2p.proto.job_provider import ProviderSession
@@ -42,7 +43,7 @@ from cocoon_p2p.proto.provider_desk import ProviderDesk
 from cocoon_p2p.sealing.envelope import ChunkOpener, ChunkSealer
 from cocoon_p2p.settlement.port import Settlement
 from cocoon_p2p.store import JobRecord, ReceiptRecord, Store
-from cocoon_p2p.wire.job import Output, Receipt, ReceiptBody, decode_message
+from cocoon_p2p.wire.job import Cancel, Output, Receipt, ReceiptBody, decode_message
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -86,12 +87,16 @@ class JobProvider:
         self._sessions: set[_Session] = set()
 
     async def serve_stream(self, stream: Stream) -> None:
-        session = _Session(self._ports, stream)
+        session = _Session(self._ports, stream, self._holder_of)
         self._sessions.add(session)
         try:
             await session.serve()
         finally:
             self._sessions.discard(session)
+
+    def _holder_of(self, client: PeerId, job_id: JobId) -> _Session | None:
+        """Where a job of this client goes on: it may have come back before its old stream was found dead."""
+        return next((session for session in self._sessions if session.holds(client, job_id)), None)
 
     async def shut_down(self, grace_s: float) -> None:
         """Take no new job, let those that run finish for up to `grace_s`, and tell the clients of the rest."""
@@ -106,9 +111,12 @@ class JobProvider:
 class _Session:
     """The jobs of one client on one stream."""
 
-    def __init__(self, ports: ProviderPorts, stream: Stream) -> None:
+    def __init__(
+        self, ports: ProviderPorts, stream: Stream, holder_of: Callable[[PeerId, JobId], _Session | None]
+    ) -> None:
         self._ports = ports
         self._stream = stream
+        self._holder_of = holder_of
         self._machine = ProviderSession(ports.desk, stream.peer, entropy=secrets.token_bytes)
         self._outbox = Outbox(stream)
         self._alarm = Alarm(self._machine.next_deadline, self._on_timer, ports.clock.now)
@@ -134,6 +142,13 @@ class _Session:
         while self._work:
             self._settled = trio.Event()
             await self._settled.wait()
+
+    def holds(self, client: PeerId, job_id: JobId) -> bool:
+        return self._stream.peer == client and job_id in self._machine.jobs()
+
+    async def cancel(self, job_id: JobId) -> None:
+        clock = self._ports.clock
+        await self._run(self._machine.handle_message(Cancel(job_id), now=clock.now(), unix_ms=unix_ms(clock)))
 
     async def shut_down(self) -> None:
         await self._run(self._machine.shut_down())
@@ -162,9 +177,7 @@ class _Session:
 
     async def _resend_receipts(self) -> None:
         kept = self._ports.store.receipts.unacknowledged(self._stream.peer, limits.RECEIPTS_RESENT_MAX)
-        await self._run(
-            self._machine.resend_receipts([Receipt(r.job_id, r.body, r.provider_signature, b"") for r in kept])
-        )
+        await self._run(self._machine.resend_receipts(list(map(_receipt_of, kept))))
 
     # --- effects ---
 
@@ -194,6 +207,8 @@ class _Session:
                 await self._send_output(job_id, sealer)
             case Earn(job_id, receipt, body):
                 await self._earn(job_id, receipt, body)
+            case TellOutcome(job_id):
+                await self._tell_outcome(job_id)
             case KeepSignature(job_id, signature):
                 self._ports.store.receipts.acknowledge(job_id, signature)
             case ReleasePayment(job_id):
@@ -202,6 +217,20 @@ class _Session:
                 self._close(effect)
             case _:
                 assert_never(effect)
+
+    async def _tell_outcome(self, job_id: JobId) -> None:
+        # SPEC job/1 §3.9
+        client = self._stream.peer
+        holder = self._holder_of(client, job_id)
+        if holder is not None:
+            await holder.cancel(job_id)
+            if holder.holds(client, job_id):
+                return  # its output is on its way, and with that it is earned
+        kept = self._ports.store.receipts.by_job(job_id, role="provider")
+        if kept is not None and kept.peer_id == client:
+            await self._run(self._machine.resend_receipts([_receipt_of(kept)]))
+        else:
+            await self._run(self._machine.not_earned(job_id))
 
     async def _take_payment(self, job_id: JobId, payment: bytes, max_total: int) -> None:
         self._work[job_id] = _Work(unix_ms(self._ports.clock))
@@ -362,3 +391,8 @@ class _Session:
     def _model_name(self, model_id: ModelId) -> str:
         model = self._ports.desk.models.get(model_id)
         return model.name if model else ""
+
+
+def _receipt_of(kept: ReceiptRecord) -> Receipt:
+    """As it is sent again."""
+    return Receipt(kept.job_id, kept.body, kept.provider_signature, b"")

@@ -112,11 +112,12 @@ class Buyer:
             try:
                 return await self._attempts(progress)
             except CocoonError as error:
-                if progress.at_risk and error.hint is None:
-                    error.hint = (
-                        f"{format_nanogram(progress.at_risk)} count as spent until the provider says otherwise: "
-                        "cocoon-node wallet"
+                if progress.at_risk:
+                    spent = (
+                        f"{format_nanogram(progress.at_risk)} count as spent until the provider says otherwise, which it "
+                        "does when this node next works with it: cocoon-node wallet"
                     )
+                    error.hint = spent if error.hint is None else f"{error.hint}; {spent}"
                 raise
         assert scope.cancelled_caught
         raise TransportError(

@@ -282,6 +282,8 @@ PINGS_MAX = 100_000
 
 
 # --- looking for peers that are not where they said ------------------------------------------------------------------
+SEEK_AFTER_S = 1.0
+"""Whoever is where he said has answered by then: three round trips round the world."""
 SEEK_TIMEOUT_S = 3.0
 """For the question where a peer is now, and the dial; a lookup takes a few round trips where nobody has gone."""
 SEEK_RELAYS_MAX = 4

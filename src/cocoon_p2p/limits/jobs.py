@@ -35,6 +35,8 @@ PAYLOAD_TENSORS_MAX = 256
 PAYLOAD_RANK_MAX = 16
 TENSOR_NAME_BYTES_MAX = 255
 RECEIPTS_RESENT_MAX = 16
+OUTCOMES_ASKED_MAX = 16
+"""Jobs that a client asks about at the start of a stream: as many as the receipts that it may get then."""
 CLOSED_JOBS_REMEMBERED_MAX = 65_536
 """Replay memory of one provider: 48 bytes each; ids expire with their envelopes."""
 

@@ -181,6 +181,8 @@ IDENTIFY_PUSH_GATHER_S = 0.2
 """Changes within this time are told together: a relay's address comes with that of a mapped port."""
 IDENTIFY_PUSH_INTERVAL_S = 2.0
 """Between two rounds of pushes: addresses flap when a network comes and goes, and 96 peers are told each time."""
+IDENTIFY_PUSH_BURST = 4
+"""Rounds before that holds: a node that starts finds a relay, and whether it is one itself, within a second."""
 IDENTIFY_PUSHES_AT_ONCE_MAX = 8
 IDENTIFY_PUSHES_PER_PEER_S = 1.0
 IDENTIFY_PUSHES_PER_PEER_BURST = 32

@@ -201,8 +201,9 @@ class FramedStream:
             raise RemoteProtocolError(f"{self._peer}: {error.message}", code=error.code) from error
         except TransportError as error:
             await self._break_off(error.message)  # the stream itself may live, but then it is out of step
+            why = "" if error.code == "CUT_OFF" else f": {error.message}"
             raise TransportError(
-                f"{self!r} was cut off: {error.message}", outcome_known=False, code="CUT_OFF"
+                f"the stream {self._protocol} with {self._peer} was cut off{why}", outcome_known=False, code="CUT_OFF"
             ) from error
 
     # --- ending ------------------------------------------------------------------------------------------------------

@@ -25,6 +25,9 @@ def _refilled(tokens: float, seconds: float, rate: Rate) -> float:
     return min(rate.burst, tokens + max(0.0, seconds) * rate.per_s)
 
 
+_ROUNDING = 1e-6
+
+
 class Pace:
     """One bucket, of somebody who waits instead of dropping what comes too early."""
 
@@ -45,8 +48,10 @@ class Pace:
         self._tokens = self.available(now) - cost
 
     def wait_s(self, now: float, wanted: float = 1.0) -> float:
-        """How long until `wanted` (at most the burst) are there; 0 when they are."""
-        return max(0.0, min(wanted, self._rate.burst) - self.available(now)) / self._rate.per_s
+        """How long until `wanted` (at most the burst) are there; 0 when they are, but for what rounding takes: to wait for
+        that brings a clock of floats no further."""
+        missing = min(wanted, self._rate.burst) - self.available(now)
+        return missing / self._rate.per_s if missing > _ROUNDING else 0.0
 
 
 class Buckets(Generic[Key]):

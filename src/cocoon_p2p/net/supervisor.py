@@ -39,7 +39,8 @@ async def run_handler(handler: StreamHandler, stream: Stream, counters: Counters
         raise
     except BaseExceptionGroup as group:
         await stream.reset()
-        _note_group(group, f"handler of {stream.protocol} for {stream.peer}", counters)
+        what = f"handler of {stream.protocol} for {stream.peer}"
+        _note_group(group, what, counters, failed="handler_failed", disconnected="handler_disconnected")
     except TransportError as error:
         await stream.reset()
         counters["handler_disconnected"] += 1
@@ -61,7 +62,7 @@ async def run_guarded(name: str, task: Callable[[], Awaitable[None]], counters: 
     except trio.Cancelled:
         raise
     except BaseExceptionGroup as group:
-        _note_group(group, name, counters)
+        _note_group(group, name, counters, failed=f"{name}_failed", disconnected=f"{name}_failed")
     except CocoonError as error:
         counters[f"{name}_failed"] += 1
         logger.debug("%s: %s", name, error)
@@ -158,15 +159,17 @@ def describe(error: BaseException) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def _note_group(group: BaseExceptionGroup[BaseException], what: str, counters: Counters) -> None:
-    """Log the failures of a group; raise what must not be swallowed: cancellation, KeyboardInterrupt and their like."""
+def _note_group(
+    group: BaseExceptionGroup[BaseException], what: str, counters: Counters, *, failed: str, disconnected: str
+) -> None:
+    """Log the failures of a group and count it under one of two names; raise what must not be swallowed: cancellation, KeyboardInterrupt and their like."""
     failures, others = group.split(Exception)
     disconnections, faults = failures.split(TransportError) if failures is not None else (None, None)
     if faults is not None:
-        counters["handler_failed"] += 1
+        counters[failed] += 1
         logger.error("%s failed", what, exc_info=faults)
     elif disconnections is not None:
-        counters["handler_disconnected"] += 1
+        counters[disconnected] += 1
         logger.debug("%s: %s", what, describe(disconnections))
     if others is not None:
         raise others

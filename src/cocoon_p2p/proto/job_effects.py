@@ -137,6 +137,14 @@ class Earn:
 
 
 @dataclass(frozen=True, slots=True)
+class TellOutcome:
+    """The client asks about a job that is not on this stream: look what became of it, end it where it still goes on, and
+    answer with its receipt (`resend_receipts`) or with `not_earned`."""
+
+    job_id: JobId
+
+
+@dataclass(frozen=True, slots=True)
 class KeepSignature:
     """The client signed the receipt too."""
 
@@ -173,6 +181,7 @@ ProviderEffect = (
     | Execute
     | SendOutput
     | Earn
+    | TellOutcome
     | KeepSignature
     | ReleasePayment
     | Closed

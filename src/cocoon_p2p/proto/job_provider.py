@@ -31,6 +31,7 @@ from cocoon_p2p.proto.job_effects import (
     Send,
     SendOutput,
     TakePayment,
+    TellOutcome,
     WriteInput,
 )
 from cocoon_p2p.proto.job_states import PROVIDER_TRANSITIONS, STREAM_FAULTS, Machine, ProviderEvent, ProviderState
@@ -225,7 +226,8 @@ class ProviderSession:
     def _on_cancel(self, message: Cancel) -> list[ProviderEffect]:
         job = self._jobs.get(message.job_id)
         if job is None:
-            return []
+            # SPEC job/1 §3.9: a receipt that was sent is the answer already
+            return [] if message.job_id in self._unsigned else [TellOutcome(message.job_id)]
         job.machine.remote(ProviderEvent.CANCEL)
         if job.machine.state is not ProviderState.CLOSED:
             return []
@@ -243,6 +245,10 @@ class ProviderSession:
         return [KeepSignature(message.job_id, message.client_signature)]
 
     # --- answers of the driver ---
+
+    def not_earned(self, job_id: JobId) -> list[ProviderEffect]:
+        """The answer to TellOutcome where there is no receipt, and the job goes on nowhere."""
+        return [Send(Failure(job_id, FailureCode.CANCELLED, "nothing was earned with this job"))]
 
     def resend_receipts(self, receipts: list[Receipt]) -> list[ProviderEffect]:
         """At the start of a session: receipts of earlier jobs that this client has not signed."""

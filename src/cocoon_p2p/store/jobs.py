@@ -97,6 +97,14 @@ class Jobs:
         rows = self._database.all(f"SELECT {_COLUMNS} FROM jobs WHERE finished_at_ms IS NULL ORDER BY number")
         return tuple(_record_of(row) for row in rows)
 
+    def without_outcome(self, provider: PeerId, limit: int) -> tuple[JobId, ...]:
+        """As a client: the newest jobs at this provider of which we do not know whether it earned anything."""
+        rows = self._database.all(
+            "SELECT job_id FROM jobs WHERE peer_id=? AND role='client' AND state='unknown' ORDER BY number DESC LIMIT ?",
+            (provider, max(limit, 0)),
+        )
+        return tuple(JobId(cast(bytes, row[0])) for row in rows)
+
     def outcomes(self, provider: PeerId) -> tuple[int, int]:
         """(done, failed) of the last `limits.OUTCOMES_COUNTED_MAX` jobs that this provider had from us."""
         row = self._database.one(

@@ -17,7 +17,8 @@ from net_nodes import PATIENCE_S, open_node, peer_of
 
 from cocoon_p2p.errors import TransportError
 from cocoon_p2p.limits import LOOK_UPS_MAX, SWITCH_ROUND_S
-from cocoon_p2p.net import addresses
+from cocoon_p2p.net import address_book, addresses
+from cocoon_p2p.net.address_book import AddressBook
 from cocoon_p2p.net.addresses import address_from_bytes, address_to_bytes, parse_address, parse_dialable
 from cocoon_p2p.net.dht.dht import Dht
 from cocoon_p2p.net.dht.messages import read_message, send_message
@@ -116,6 +117,22 @@ async def test_slow_name_servers_hold_up_no_other_thread(monkeypatch: pytest.Mon
             assert await trio.to_thread.run_sync(lambda: "through") == "through"
     finally:
         answered.set()
+
+
+def test_strangers_do_not_make_us_forget_where_we_reached_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(address_book, "ADDRESS_BOOK_PEERS_MAX", 20)
+    book = AddressBook()
+    for number in range(10):
+        book.add(peer_of(number), ["/ip4/192.0.2.1/tcp/1"])
+        book.confirm(peer_of(number), "/ip4/192.0.2.2/tcp/2")
+    for number in range(100, 200):
+        book.add(peer_of(number), ["/ip4/192.0.2.3/tcp/3"])
+    assert all(book.worked(peer_of(number)) for number in range(10))
+    assert len(book) == 20
+    for number in range(200, 230):
+        book.confirm(peer_of(number), "/ip4/192.0.2.4/tcp/4")
+    assert len(book) == 20
+    assert not book.get(peer_of(9)) and not book.get(peer_of(199)) and book.worked(peer_of(229))
 
 
 # --- out of descriptors ----------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 import secrets
+from collections import Counter
 from contextlib import ExitStack
 
 import pytest
@@ -15,8 +16,11 @@ from net_nodes import open_node, peer_of, polled, port_of
 from rude_ends import open_bare
 from secure_pairs import tcp_pipes
 
+from cocoon_p2p.errors import TransportError
 from cocoon_p2p.ids import peer_id_to_bytes
 from cocoon_p2p.limits import (
+    GOSSIP_HEARTBEAT_S,
+    GOSSIP_MESSAGES_PER_LINK_S,
     HANDSHAKE_FAILURES_PER_SUBNET_BURST,
     RELAY_CIRCUITS_PER_SUBNET_MAX,
     WEBSOCKET_FRAMES_BURST,
@@ -24,11 +28,14 @@ from cocoon_p2p.limits import (
 )
 from cocoon_p2p.net.addresses import Address, parse_address, parse_dialable
 from cocoon_p2p.net.dht.messages import KAD, provider_key
+from cocoon_p2p.net.gossip.neighbour import Neighbour
 from cocoon_p2p.net.multistream import encode_prefixed
 from cocoon_p2p.net.pb.circuit_pb2 import Reservation
 from cocoon_p2p.net.pb.gossip_pb2 import RPC
 from cocoon_p2p.net.pb.kad_pb2 import Message
 from cocoon_p2p.net.reach.autonat import ask
+from cocoon_p2p.net.supervisor import run_guarded
+from cocoon_p2p.net.switch import switch
 from cocoon_p2p.net.switch.gate import Gate
 from cocoon_p2p.net.switch.origins import Origin, origin_of_host
 from cocoon_p2p.net.transport.websocket import accept_websocket
@@ -43,8 +50,10 @@ def accept(*_: object) -> bool:
 # --- connections ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_peer_that_says_it_leaves_and_stays_is_closed(autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_peer_that_says_it_leaves_and_stays_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     """It was neither trimmed nor shed, and kept its place for as long as it liked."""
+    monkeypatch.setattr(switch, "CONNECTION_GRACE_S", 0.1)
+    monkeypatch.setattr(switch, "SWITCH_ROUND_S", 0.05)
     async with open_node(1) as node, open_bare(node, 2) as connection:
         await polled(lambda: bool(node.peers()))
         connection.outbox.post(encode_header(GO_AWAY, 0, 0, NORMAL))
@@ -81,6 +90,18 @@ async def test_requests_of_a_peer_that_has_gone_hold_no_place(autojump_clock: tr
         assert not node._dht._server._waited_s
 
 
+async def test_a_group_counts_as_a_failure_of_what_it_came_from() -> None:
+    """Not as one of somebody's handler."""
+
+    async def fail() -> None:
+        async with trio.open_nursery():
+            raise TransportError("gone", outcome_known=True)
+
+    counters: Counter[str] = Counter()
+    assert not await run_guarded("inbound", fail, counters)
+    assert counters == {"inbound_failed": 1}
+
+
 # --- gossip -----------------------------------------------------------------------------------------------------------
 
 
@@ -102,15 +123,41 @@ async def test_subscriptions_are_paced(autojump_clock: trio.testing.MockClock) -
         turns.subscriptions.add(subscribe=False, topicid=TOPIC)
         turns.subscriptions.add(subscribe=True, topicid=TOPIC)
     async with open_node(1) as node, node.subscribe(TOPIC, accept), open_attacker(2, node) as stream:
-        await say(stream, *[turns] * 20)
-        await polled(lambda: node.counters().get("peer_flood", 0) > 0)
-        assert node.counters()["gossip_throttled"] > 1000
+        await say(stream, *[turns] * 6)
+        await polled(lambda: node.counters().get("gossip_throttled", 0) > 1500)
 
 
 async def test_rpcs_that_say_nothing_are_paced(autojump_clock: trio.testing.MockClock) -> None:
     async with open_node(1) as node, open_attacker(2, node) as stream:
         await say(stream, *[RPC()] * 12_000)
         await polled(lambda: node.counters().get("gossip_throttled", 0) > 0)
+
+
+async def test_a_neighbour_that_never_stops_loses_standing(autojump_clock: trio.testing.MockClock) -> None:
+    """What it made us wait was forgotten faster than it could grow."""
+    neighbour = Neighbour(peer_of(2), Counter())
+
+    async def beat() -> None:
+        while True:
+            await trio.sleep(GOSSIP_HEARTBEAT_S)
+            neighbour.beat()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(beat)
+        while not await neighbour.take_turn():
+            neighbour.spend(verified=True)
+        assert 10.0 < trio.current_time() < 20.0
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_neighbour_that_goes_too_fast_now_and_then_does_not(autojump_clock: trio.testing.MockClock) -> None:
+    neighbour = Neighbour(peer_of(2), Counter())
+    for second in range(120):
+        for _ in range(int(GOSSIP_MESSAGES_PER_LINK_S) if second % 5 else 3 * int(GOSSIP_MESSAGES_PER_LINK_S)):
+            assert not await neighbour.take_turn()
+            neighbour.spend(verified=second % 5 == 0)
+        neighbour.beat()
+        await trio.sleep_until(max(trio.current_time(), second + 1.0))
 
 
 # --- reach ------------------------------------------------------------------------------------------------------------

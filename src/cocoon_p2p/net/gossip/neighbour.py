@@ -13,6 +13,7 @@ from cocoon_p2p.ids import PeerId
 from cocoon_p2p.limits import (
     GOSSIP_ANSWERS_PER_ID_MAX,
     GOSSIP_FLOOD_PATIENCE_S,
+    GOSSIP_HEARTBEAT_S,
     GOSSIP_IDS_PER_HEARTBEAT_MAX,
     GOSSIP_IHAVES_PER_HEARTBEAT_MAX,
     GOSSIP_KNOWN_MESSAGE_COST,
@@ -28,8 +29,10 @@ from cocoon_p2p.net.supervisor import Counters
 _ANSWERS_FORGOTTEN_BEATS = 5
 """As long as messages are kept for those who ask."""
 _random = secrets.SystemRandom()
-_CALMING_PER_BEAT = 0.8
-"""What is left, after a heartbeat, of the waiting that a neighbour caused and of the news it brought."""
+_FIRSTS_KEPT_PER_BEAT = 0.8
+"""What is left, after a heartbeat, of the news that a neighbour brought."""
+_FORGIVEN_S_PER_BEAT = GOSSIP_HEARTBEAT_S / 4
+"""Of the waiting that it caused: who never goes beyond its rate for more than a quarter of the time is none that floods."""
 
 
 class Neighbour:
@@ -147,8 +150,8 @@ class Neighbour:
 
     def beat(self) -> None:
         self._asked = self._told = self._wanted = 0
-        self._waited_s *= _CALMING_PER_BEAT
-        self.firsts *= _CALMING_PER_BEAT
+        self._waited_s = max(0.0, self._waited_s - _FORGIVEN_S_PER_BEAT)
+        self.firsts *= _FIRSTS_KEPT_PER_BEAT
         self._answers_age += 1
         if self._answers_age >= _ANSWERS_FORGOTTEN_BEATS:
             self._answers.clear()

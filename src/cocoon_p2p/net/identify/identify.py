@@ -20,6 +20,7 @@ from cocoon_p2p.limits import (
     DEATH_NOTICE_S,
     IDENTIFY_MESSAGE_BYTES_MAX,
     IDENTIFY_MESSAGES_MAX,
+    IDENTIFY_PUSH_BURST,
     IDENTIFY_PUSH_GATHER_S,
     IDENTIFY_PUSH_INTERVAL_S,
     IDENTIFY_PUSHES_AT_ONCE_MAX,
@@ -33,7 +34,7 @@ from cocoon_p2p.net.identify.messages import Description, decode_description, en
 from cocoon_p2p.net.identify.peer_record import PeerRecord, RecordNumbers, seal_peer_record
 from cocoon_p2p.net.multistream import encode_prefixed, read_prefixed
 from cocoon_p2p.net.port import Misbehaviour
-from cocoon_p2p.net.rates import Buckets, Rate
+from cocoon_p2p.net.rates import Buckets, Pace, Rate
 from cocoon_p2p.net.supervisor import call_guarded, deadline, run_guarded
 from cocoon_p2p.net.switch.links import Link
 from cocoon_p2p.net.switch.streams import Streams
@@ -80,12 +81,14 @@ class Identification:
 
     async def run(self) -> None:
         """Tell connected peers what is new, each time something is. Runs as long as the node."""
+        pace = Pace(1 / IDENTIFY_PUSH_INTERVAL_S, IDENTIFY_PUSH_BURST, trio.current_time())
         while True:
             await self._changed.wait()
             await trio.sleep(IDENTIFY_PUSH_GATHER_S)  # a node that starts sets a dozen handlers
             self._changed = trio.Event()
             await self._push_to_all()
-            await trio.sleep(IDENTIFY_PUSH_INTERVAL_S)
+            pace.spend(trio.current_time())
+            await trio.sleep(pace.wait_s(trio.current_time()))
 
     async def _push_to_all(self) -> None:
         version = self._self.version()

@@ -61,10 +61,6 @@ class SymmetricState:
     def handshake_hash(self) -> bytes:
         return self._hash
 
-    @property
-    def has_key(self) -> bool:
-        return self._cipher is not None
-
     def mix_hash(self, data: bytes) -> None:
         self._hash = hashlib.sha256(self._hash + data).digest()
 

@@ -14,7 +14,7 @@ import trio
 
 from cocoon_p2p.errors import TransportError
 from cocoon_p2p.ids import PeerId
-from cocoon_p2p.limits import SEEK_RELAYS_MAX, SEEK_TIMEOUT_S, SEEKS_BURST, SEEKS_PER_S
+from cocoon_p2p.limits import SEEK_AFTER_S, SEEK_RELAYS_MAX, SEEK_TIMEOUT_S, SEEKS_BURST, SEEKS_PER_S
 from cocoon_p2p.net.addresses import Address, parse_address, parse_dialable
 from cocoon_p2p.net.rates import Buckets, Rate
 from cocoon_p2p.net.reach.circuit_messages import HOP
@@ -28,6 +28,23 @@ FindAddresses = Callable[[PeerId], Awaitable[Sequence[Address]]]
 _NOT_THERE = frozenset({"UNREACHABLE", "NO_ADDRESS", "WRONG_PEER", "HANDSHAKE"})
 
 
+class _Search:
+    """For one peer."""
+
+    def __init__(self) -> None:
+        self.found: Link | None = None
+        self.failed = trio.Event()
+        """Set when the addresses that were known have failed."""
+        self.failure: TransportError | None = None
+        self.news: TransportError | None = None
+        """What became of addresses that the caller did not know."""
+        self.scope = trio.CancelScope()
+
+    def end(self, link: Link) -> None:
+        self.found = self.found or link
+        self.scope.cancel()
+
+
 class Seeker:
     """Connects on behalf of the application."""
 
@@ -38,52 +55,60 @@ class Seeker:
         self._seeks: Buckets[None] = Buckets(Rate(SEEKS_PER_S, SEEKS_BURST))
 
     async def connect(self, peer: PeerId, addresses: Sequence[str] = ()) -> Link:
-        """As `Switch.connect`. When the peer is at none of these addresses, nor at those known before, it is looked for
-        once, within SEEK_TIMEOUT_S, where others say and through relays. Raises TransportError."""
-        try:
-            return await self._switch.connect(peer, addresses)
-        except TransportError as error:
-            alone = not self._switch.links()
-            if error.code not in _NOT_THERE or alone or not self._may_seek():
-                raise
-            return await self._seek(peer, addresses, error)
-
-    def _may_seek(self) -> bool:
-        return self._seeks.take(None, trio.current_time())
-
-    async def _seek(self, peer: PeerId, addresses: Sequence[str], failure: TransportError) -> Link:
-        """Where others say and through relays at the same time: either may take seconds, or lead nowhere."""
-        self._counters["peer_sought"] += 1
-        tried = {replace(each, peer=None) for each in (*parse_dialable(addresses), *self._switch.book.get(peer))}
-        found: list[Link] = []
-        failures: list[TransportError] = []
-
-        async def ask_around() -> None:
-            with trio.move_on_after(SEEK_TIMEOUT_S):
-                known_now = [*await self._find(peer), *self._switch.book.get(peer)]
-                await dial([address for address in dict.fromkeys(known_now) if address not in tried], failures)
-
-        async def dial(where: Sequence[Address], failures: list[TransportError]) -> None:
-            link = self._switch.link(peer)  # it may have come by itself
-            if link is None and not where:
-                return
-            try:
-                found.append(link or await self._switch.connect(peer, list(map(str, where)), fresh=True))
-            except TransportError as error:
-                failures.append(error)
-            else:
-                nursery.cancel_scope.cancel()
-
+        """As `Switch.connect`. When the peer is at none of these addresses, nor at those known before, or does not answer
+        there within SEEK_AFTER_S, it is looked for once, within SEEK_TIMEOUT_S, where others say and through relays. Raises
+        TransportError."""
+        link = self._switch.link(peer)
+        if link is not None and not self._switch.is_banned(peer):
+            return link
+        search = _Search()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(dial, self._circuits(peer, tried), [])
-            nursery.start_soon(ask_around)
-        if found:
-            self._counters["peer_found"] += 1
-            return found[0]
-        for error in failures:  # at addresses that are news to the caller
-            error.hint = error.hint or failure.hint
-            raise error from failure
-        raise failure
+            search.scope = nursery.cancel_scope
+            nursery.start_soon(self._dial_known, search, peer, addresses)
+            nursery.start_soon(self._seek, search, peer, addresses)
+        if search.found is not None:
+            return search.found
+        assert search.failure is not None
+        if search.news is None:
+            raise search.failure
+        search.news.hint = search.news.hint or search.failure.hint
+        raise search.news from search.failure
+
+    async def _dial_known(self, search: _Search, peer: PeerId, addresses: Sequence[str]) -> None:
+        try:
+            search.end(await self._switch.connect(peer, addresses))
+        except TransportError as error:
+            search.failure = error
+            if error.code not in _NOT_THERE:
+                search.scope.cancel()
+            search.failed.set()
+
+    async def _seek(self, search: _Search, peer: PeerId, addresses: Sequence[str]) -> None:
+        """Where others say and through relays at the same time: either may take seconds, or lead nowhere."""
+        tried = {replace(each, peer=None) for each in (*parse_dialable(addresses), *self._switch.book.get(peer))}
+        with trio.move_on_after(SEEK_AFTER_S):
+            await search.failed.wait()
+        if not self._switch.links() or not self._seeks.take(None, trio.current_time()):
+            return
+        self._counters["peer_sought"] += 1
+        with trio.move_on_after(SEEK_TIMEOUT_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._dial, search, peer, self._circuits(peer, tried))
+                known_now = [*await self._find(peer), *self._switch.book.get(peer)]
+                news = [address for address in dict.fromkeys(known_now) if address not in tried]
+                search.news = await self._dial(search, peer, news)
+
+    async def _dial(self, search: _Search, peer: PeerId, where: Sequence[Address]) -> TransportError | None:
+        link = self._switch.link(peer)  # it may have come by itself
+        if link is None and not where:
+            return None
+        try:
+            link = link or await self._switch.connect(peer, list(map(str, where)), fresh=True)
+        except TransportError as error:
+            return error
+        self._counters["peer_found"] += 1
+        search.end(link)
+        return None
 
     def _circuits(self, peer: PeerId, tried: set[Address]) -> list[Address]:
         """Through relays that we are connected to, those first that we hold on to: the peer may have a place there."""
