@@ -14,6 +14,7 @@ from cocoon_p2p import limits
 from cocoon_p2p.config import NodeConfig
 from cocoon_p2p.errors import CocoonError, ExecutionError, PeerRefused, RefusalReason, TransportError
 from cocoon_p2p.execution.arrays import to_payload
+from cocoon_p2p.net.port import AddressesChanged
 from cocoon_p2p.node import RunRequest, RunResult
 from cocoon_p2p.tensors import Payload, Tensor
 from cocoon_p2p.testing.simulation import RunningNode, Simulation
@@ -470,3 +471,23 @@ async def test_after_a_restart_nothing_is_lost(
         assert (await provider.node.wallet())["earned_nanogram"] == 2040
         (channel,) = (await provider.node.wallet())["channels"]
         assert channel["cumulative_nanogram"] == 2040, "the channel of before the restart"
+
+
+async def test_new_addresses_are_announced_at_once(
+    tmp_path: Path, echo_model: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relay takes connections for the provider now: who wants it does not wait for the next regular announcement."""
+    async with Simulation(tmp_path) as sim:
+        await sim.start("bootstrap")
+        provider = await sim.start("provider", model=echo_model)
+        client = await sim.start("client")
+        await client.node.offers("echo")
+        await trio.sleep(limits.ANNOUNCEMENT_MIN_INTERVAL_S)
+        network = provider.node._parts.network
+        known = network.reachability()
+        told = (*known.addresses, "/ip4/198.51.100.9/tcp/4001")
+        monkeypatch.setattr(network, "reachability", lambda: replace(known, addresses=told))
+        network._events.publish(AddressesChanged())  # type: ignore[attr-defined]
+        await trio.sleep(limits.ANNOUNCEMENT_MIN_INTERVAL_S)
+        (offer,) = client.node._parts.market.offers("echo")
+        assert offer.addresses == told

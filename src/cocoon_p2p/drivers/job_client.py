@@ -19,6 +19,7 @@ from cocoon_p2p import limits
 from cocoon_p2p.drivers.alarm import Alarm
 from cocoon_p2p.drivers.bulk import bulk_frame, payload_memory, sealed_pieces
 from cocoon_p2p.drivers.clock import Clock, unix_ms
+from cocoon_p2p.drivers.hearsay import open_announced
 from cocoon_p2p.drivers.outbox import Outbox
 from cocoon_p2p.drivers.standing import StandingKeeper
 from cocoon_p2p.errors import CocoonError, EndOfStream, RemoteProtocolError, SettlementError, TransportError
@@ -120,9 +121,7 @@ class JobClient:
         return session
 
     async def _open(self, provider: PeerId, addresses: Sequence[str]) -> Stream:
-        if addresses:
-            await self._ports.network.connect(provider, addresses)
-        return await self._ports.network.open_stream(provider, JOB_PROTOCOL)
+        return await open_announced(self._ports.network, provider, addresses, JOB_PROTOCOL)
 
     def _way_to(self, provider: PeerId) -> PeerId | None:
         """The relay that new streams to the provider go through; None where none is between."""

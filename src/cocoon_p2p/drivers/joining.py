@@ -105,14 +105,20 @@ class Joiner:
         return bool(known) and await self._first_of(known) is None
 
     async def run(self) -> None:
-        """Dial a few known peers beside the bootstrap list, and whenever the last connection is lost, or no bootstrap peer
+        """Dial the rest of the bootstrap list and a few known peers, and whenever the last connection is lost, or no bootstrap peer
         has answered yet, dial again until one does."""
         async with self._network.events() as events, trio.open_nursery() as nursery:
             nursery.start_soon(self._redial)
-            await self._dial_all(self._known())
+            await self._dial_all([*self._others(), *self._known()])
             await self._rejoin()
             await self._watch(events)
             nursery.cancel_scope.cancel()
+
+    def _others(self) -> list[PeerAddresses]:
+        """Bootstrap peers that were not waited for when another one answered: one alone may be gone tomorrow, and with it
+        the relay that leads to this node."""
+        connected = {each.peer for each in self._network.peers()}
+        return [each for each in self._bootstrap if not self._waits_for_bootstrap and each.peer not in connected]
 
     async def _redial(self) -> None:
         async for peer in self._redials:

@@ -16,6 +16,7 @@ import trio
 from cocoon_p2p import limits
 from cocoon_p2p.drivers.alarm import Alarm
 from cocoon_p2p.drivers.clock import Clock, unix_ms
+from cocoon_p2p.drivers.hearsay import heard_addresses, open_announced
 from cocoon_p2p.drivers.standing import StandingKeeper
 from cocoon_p2p.errors import EndOfStream, RemoteProtocolError, TransportError
 from cocoon_p2p.ids import ModelId, PeerId, is_model_id
@@ -227,7 +228,8 @@ class MarketDriver:
                     self._changed.set()
                     self._changed = trio.Event()
                 case RememberAddresses(peer, addresses):
-                    self._ports.store.peers.seen(peer, addresses, at_ms=unix_ms(self._ports.clock))
+                    heard = heard_addresses(self._ports.network, addresses)
+                    self._ports.store.peers.seen(peer, heard, at_ms=unix_ms(self._ports.clock))
         self._expiry.poke()
 
     # --- the capacity stream ---
@@ -262,10 +264,7 @@ class MarketDriver:
         return answer.data if isinstance(answer, Manifest) else None
 
     async def _ask(self, peer: PeerId, addresses: Sequence[str], question: bytes) -> CapacityMessage:
-        network = self._ports.network
-        if addresses:
-            await network.connect(peer, addresses)
-        stream = await network.open_stream(peer, CAPACITY_PROTOCOL)
+        stream = await open_announced(self._ports.network, peer, addresses, CAPACITY_PROTOCOL)
         try:
             with trio.fail_after(limits.DIAL_TIMEOUT_S):
                 await stream.send(question)

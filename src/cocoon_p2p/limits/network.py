@@ -48,6 +48,9 @@ KEEPALIVE_MISSES_MAX = 2
 """A peer that leaves two pings unanswered is gone."""
 DEATH_NOTICE_S = 0.5
 """How long after a stream or a data socket broke its connection may take to be known as dead, too."""
+HANDLER_GRACE_S = 5.0
+"""For a stream's handler once its connection has ended: one that reads or writes learns of it at once, and what it still has
+to put on disk takes far less. Another would keep its place among the streams."""
 KEEPALIVE_DOUBT_S = 2.0
 """How long each of them may take after this machine has moved: ten times the longest way round the earth."""
 STREAM_OPEN_TIMEOUT_S = 5.0

@@ -15,6 +15,7 @@ import re
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from enum import IntEnum
 from functools import lru_cache
 from typing import Literal
 
@@ -178,6 +179,29 @@ def parse_dialable(texts: Iterable[str]) -> list[Address]:
         if address.port and not address.is_wildcard and address not in addresses:
             addresses.append(address)
     return addresses
+
+
+class Reach(IntEnum):
+    """From where an address can be dialled; the wider, the greater."""
+
+    MACHINE = 0
+    LOCAL_NETWORK = 1
+    INTERNET = 2
+
+
+@lru_cache(maxsize=4096)
+def reach_of(address: Address) -> Reach:
+    if address.is_loopback:
+        return Reach.MACHINE
+    return Reach.INTERNET if address.is_public else Reach.LOCAL_NETWORK
+
+
+def dialable_hearsay(told: Sequence[str], seen_at: Iterable[str]) -> tuple[str, ...]:
+    """Of addresses that come from hearsay those that may be dialled: from the internet nothing in our own network or
+    machine, from our network nothing in our machine. `seen_at`: where the peers are that we know, whoever of them passed it
+    on; with none of them only what the internet routes to. What is no address stays, for the dialler to say so."""
+    least = min(map(reach_of, parse_dialable(seen_at)), default=Reach.INTERNET)
+    return tuple(text for text in told if all(reach_of(each) >= least for each in parse_dialable([text])))
 
 
 def resolve_wildcards(addresses: Sequence[Address]) -> tuple[str, ...]:

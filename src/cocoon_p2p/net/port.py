@@ -123,6 +123,10 @@ def dialable_at(peer: ConnectedPeer) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*worked, *peer.listens_on)))
 
 
+NO_RELAY_YET_HINT = "its node is behind a router and has no relay yet; ask again in a few seconds"
+"""For who knows nothing of a peer but addresses of a private network elsewhere."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reachability:
     """Whether others can dial this node, and how it knows."""

@@ -86,6 +86,19 @@ async def test_the_first_that_answers_is_enough(tmp_path: Path, autojump_clock: 
         assert one.connected() == {PEERS[1]}
 
 
+async def test_the_others_are_dialled_later(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Whoever knows one entry only is lost with it."""
+    hub = MemoryHub()
+    async with party(hub, 0, tmp_path) as one, party(hub, 1, tmp_path) as two, party(hub, 2, tmp_path) as three:
+        joiner = one.joiner(two.as_entry, three.as_entry)
+        await joiner.join()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(joiner.run)
+            await trio.sleep(1)
+            assert one.connected() == {PEERS[1], PEERS[2]}
+            nursery.cancel_scope.cancel()
+
+
 async def test_nobody_answers(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with party(MemoryHub(), 0, tmp_path) as one:
         with pytest.raises(TransportError, match=r"no bootstrap node could be reached: .*Connection refused") as caught:

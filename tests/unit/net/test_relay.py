@@ -138,11 +138,30 @@ async def test_who_is_no_relay_offers_none() -> None:
         assert caught.value.code == "UNKNOWN_PROTOCOL"
 
 
-async def test_a_relay_that_stops_frees_its_places() -> None:
-    async with open_relay() as relay, open_unreachable(PROVIDER, relay):
+async def test_a_relay_that_stops_keeps_what_it_promised() -> None:
+    """A node that doubts for a moment whether others can dial it takes nobody's way from him: he would not hear of it."""
+    async with open_relay() as relay, open_node(CLIENT) as client:
+        async with open_unreachable(PROVIDER, relay) as provider:
+            relay._relay_server.set_enabled(False)
+            await client.connect(provider.peer_id, provider._relay_client.addresses())
+            await client.connect(relay.peer_id, relay.addresses())
+            with pytest.raises(TransportError) as caught:
+                await client._relay_client._reserve(client._switch.links_of(relay.peer_id)[0])
+            assert caught.value.code == "PERMISSION_DENIED"
+        await polled(lambda: HOP not in relay._streams.protocols())
+
+
+async def test_a_relay_that_says_that_it_is_none_is_asked_again() -> None:
+    """Another make forgets its places with that."""
+    async with open_relay() as relay, open_unreachable(PROVIDER, relay) as provider:
+        relay._relay_server._release(provider.peer_id)
         relay._relay_server.set_enabled(False)
-        assert relay._relay_server.reservations() == ()
-        assert HOP not in relay._streams.protocols()
+        relay._identification.changed()
+        await polled(lambda: provider._relay_client.relays() == ())
+        relay._relay_server.set_enabled(True)
+        provider._relay_client._refused.clear()
+        relay._identification.changed()
+        await polled(lambda: relay._relay_server.reservations() == (provider.peer_id,))
 
 
 async def test_a_full_relay_refuses_and_the_client_goes_elsewhere() -> None:

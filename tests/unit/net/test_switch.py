@@ -13,9 +13,9 @@ from rude_ends import PausingProxy, open_bare
 
 from cocoon_p2p.errors import ConfigError, TransportError
 from cocoon_p2p.net.addresses import parse_address
-from cocoon_p2p.net.port import PeerConnected, PeerMisbehaved
+from cocoon_p2p.net.port import PeerConnected, PeerMisbehaved, Stream
 from cocoon_p2p.net.rates import Rate
-from cocoon_p2p.net.switch import switch
+from cocoon_p2p.net.switch import streams, switch
 from cocoon_p2p.net.yamux import connection as connection_module
 from cocoon_p2p.testing.net_contract import ECHO, echo
 
@@ -222,6 +222,54 @@ async def test_a_slowed_peer_gets_less() -> None:
         assert opened < 10
         assert server.counters()["stream_refused_rate"] >= 1
         await assert_serves(server)
+
+
+@pytest.mark.parametrize("end", ["banned", "gone"])
+async def test_a_handler_does_not_outlive_its_connection_for_long(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    monkeypatch.setattr(streams, "HANDLER_GRACE_S", 0.05)
+    started, cancelled = trio.Event(), trio.Event()
+
+    async def neither_reads_nor_writes(stream: Stream) -> None:
+        started.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    async with open_node(1) as server, open_node(2) as client:
+        server.set_handler(ECHO, neither_reads_nor_writes)
+        await client.connect(server.peer_id, server.addresses())
+        await client.open_stream(server.peer_id, ECHO)
+        await started.wait()
+        assert server._switch.gate.streams >= 1
+        if end == "banned":
+            server.ban(client.peer_id, 60.0)
+        else:
+            await client.disconnect(server.peer_id)
+        await cancelled.wait()
+        await polled(lambda: server._switch.gate.streams == 0)
+        assert server.counters()["handler_outlived_connection"] == 1
+        assert server.counters()["handler_failed"] == 0
+
+
+async def test_a_handler_that_is_done_within_the_grace_is_not_cut_off() -> None:
+    started, done = trio.Event(), trio.Event()
+
+    async def notes_the_end(stream: Stream) -> None:
+        started.set()
+        with pytest.raises(TransportError):
+            await stream.receive()
+        await trio.sleep(0.05)
+        done.set()
+
+    async with open_node(1) as server, open_node(2) as client:
+        server.set_handler(ECHO, notes_the_end)
+        await client.connect(server.peer_id, server.addresses())
+        await client.open_stream(server.peer_id, ECHO)
+        await started.wait()
+        await client.disconnect(server.peer_id)
+        await done.wait()
+        assert "handler_outlived_connection" not in server.counters()
 
 
 async def test_a_ban_and_its_end() -> None:

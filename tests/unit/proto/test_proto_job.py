@@ -158,6 +158,17 @@ def test_cancelling_after_the_output_began_changes_nothing_for_the_provider() ->
     assert pair.effects_of(fx.Earn)
     pair.deliver_to_provider(Cancel(pair.job_id).encode())
     assert not pair.effects_of(fx.ReleasePayment)
+    assert not pair.effects_of(fx.TellOutcome), "the receipt that was sent is the answer"
+
+
+def test_who_asks_about_a_job_of_an_earlier_stream_is_told() -> None:
+    pair = Pair()
+    pair.deliver_to_provider(Cancel(pair.job_id).encode())
+    assert pair.effects_of(fx.TellOutcome) == [fx.TellOutcome(pair.job_id)]
+    (answer,) = pair.provider.not_earned(pair.job_id)
+    assert isinstance(answer, fx.Send)
+    assert isinstance(answer.message, Failure)
+    assert (answer.message.job_id, answer.message.code) == (pair.job_id, FailureCode.CANCELLED)
 
 
 def test_a_deadline_ends_the_job_at_both_ends() -> None:

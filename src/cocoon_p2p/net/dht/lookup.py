@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from functools import lru_cache
 
 import trio
 
@@ -21,7 +20,7 @@ from cocoon_p2p.limits import (
     DHT_PARALLEL_RPCS,
     DHT_RPC_TIMEOUT_S,
 )
-from cocoon_p2p.net.addresses import Address, parse_address
+from cocoon_p2p.net.addresses import Address, Reach, parse_address, reach_of
 from cocoon_p2p.net.dht.kademlia import Frontier
 from cocoon_p2p.net.dht.messages import read_peers
 from cocoon_p2p.net.dht.rpc import Rpc
@@ -124,15 +123,5 @@ def tellable(
     machine, from our network nothing in our machine."""
     # SPEC kad/1 §5
     link = switch.link(teller)
-    least = _reach(parse_address(link.connection.address)) if link is not None else _PUBLIC
-    return [(peer, [address for address in addresses if _reach(address) >= least]) for peer, addresses in named]
-
-
-_LOOPBACK, _PRIVATE, _PUBLIC = range(3)
-
-
-@lru_cache(maxsize=4096)
-def _reach(address: Address) -> int:
-    if address.is_loopback:
-        return _LOOPBACK
-    return _PUBLIC if address.is_public else _PRIVATE
+    least = reach_of(parse_address(link.connection.address)) if link is not None else Reach.INTERNET
+    return [(peer, [address for address in addresses if reach_of(address) >= least]) for peer, addresses in named]

@@ -214,7 +214,11 @@ class RelayClient:
         return tuple(map(str, parse_dialable(circuits)))[: limits.RELAY_ADDRESSES_MAX]  # none that is too long
 
     def _look_at(self, link: Link) -> None:
-        """A peer has said what it speaks; it may be a relay, or have become one."""
+        """A peer has said what it speaks; it may be a relay, or have become one, or be one no longer."""
+        held = self._held.get(link.peer)
+        if held is not None and HOP not in link.protocols:
+            held.renew_at = trio.current_time()  # it will say whether what it gave us still holds
+            self._wake.set()
         if not link.relayed and (HOP in link.protocols or link.peer in self.preferred):
             self._wake.set()
 

@@ -74,7 +74,7 @@ class _Place:
 
 
 class RelayServer:
-    """The relay of one node; it serves between `set_enabled(True)` and `set_enabled(False)`."""
+    """The relay of one node; it gives places between `set_enabled(True)` and `set_enabled(False)`, and keeps them."""
 
     def __init__(
         self,
@@ -102,16 +102,19 @@ class RelayServer:
         switch.on_peer_gone.append(self._release)
 
     def set_enabled(self, enabled: bool) -> None:
-        """Offer the hop protocol, or no longer. Circuits that are open stay."""
+        """Give places, or no more of them. Those that were given are kept until they run out: their holders have told the
+        world, and hear of nothing. With the last of them the hop protocol goes."""
         if enabled == self.enabled:
             return
         self.enabled = enabled
         if enabled:
             self._streams.set_internal(HOP, self._serve)
         else:
+            self._stop_when_empty()
+
+    def _stop_when_empty(self) -> None:
+        if not self.enabled and not self._places:
             self._streams.remove_internal(HOP)
-            for peer in list(self._places):
-                self._release(peer)
 
     def reservations(self) -> tuple[PeerId, ...]:
         """Peers that hold one."""
@@ -126,7 +129,7 @@ class RelayServer:
             except RemoteProtocolError:
                 await self._refuse(stream, circuit_pb2.MALFORMED_MESSAGE)
                 return
-        if stream.connection.relayed or not self.enabled:
+        if stream.connection.relayed or (request.type == HopMessage.RESERVE and not self.enabled):
             await self._refuse(stream, circuit_pb2.PERMISSION_DENIED)
         elif request.type == HopMessage.RESERVE:
             await self._reserve(stream)
@@ -178,6 +181,7 @@ class RelayServer:
     def _release(self, peer: PeerId) -> None:
         if self._places.pop(peer, None) is not None:
             self._switch.unprotect(peer, "relay")
+            self._stop_when_empty()
 
     def _own_addresses(self) -> list[Address]:
         """Public ones first: those are what a peer elsewhere can use."""

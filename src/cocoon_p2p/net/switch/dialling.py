@@ -25,10 +25,10 @@ from cocoon_p2p.limits import (
 )
 from cocoon_p2p.net.addresses import Address, parse_dialable
 from cocoon_p2p.net.interfaces import own_hosts
+from cocoon_p2p.net.port import NO_RELAY_YET_HINT
 from cocoon_p2p.net.switch.origins import origin_of_host
 
 Connection = TypeVar("Connection", bound="Abortable")
-_NO_RELAY_YET = "its node is behind a router and has no relay yet; ask again in a few seconds"
 _TELLING_CODES = frozenset({"WRONG_PEER", "NOT_IN_NETWORK", "HANDSHAKE"})
 """Somebody answers there, and it is not whom we look for."""
 
@@ -101,7 +101,7 @@ def make_plan(
     plausible = _plausible(direct, own_hosts)
     plan.failures |= {str(target): "an address in another network" for target in direct if target not in plausible}
     if _are_elsewhere(targets, own_hosts):
-        plan.hint = _NO_RELAY_YET
+        plan.hint = NO_RELAY_YET_HINT
     plan.direct = _ordered(plausible, failed_lately, worked)[:DIALS_PER_PEER_MAX]
     plan.relayed = _ordered([t for t in targets if t.relay is not None], failed_lately, worked)[:DIALS_PER_PEER_MAX]
     return plan

@@ -13,6 +13,7 @@ from cocoon_p2p.errors import CocoonError, RemoteProtocolError, TransportError
 from cocoon_p2p.ids import PeerId
 from cocoon_p2p.limits import (
     DEATH_NOTICE_S,
+    HANDLER_GRACE_S,
     REFUSED_STREAM_WAIT_S,
     REFUSED_STREAMS_HELD_MAX,
     STREAM_OPEN_TIMEOUT_S,
@@ -133,13 +134,26 @@ class Streams:
         link.used_at = trio.current_time()
         handler, internal = self._application.get(protocol), self._internal.get(protocol)
         if handler is not None:
-            await run_handler(handler, self._framed(link, stream, protocol), self._switch.counters)
+            await self._serve_application(handler, link, self._framed(link, stream, protocol))
         elif internal is None:  # not served any more since the peer asked
             await stream.reset()
         elif await run_guarded("protocol", partial(internal, stream), self._switch.counters):
             await stream.close()
         else:
             await stream.reset()
+
+    async def _serve_application(self, handler: StreamHandler, link: Link, stream: FramedStream) -> None:
+        """Until the handler is done, at most HANDLER_GRACE_S beyond its connection."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._cancel_when_over, link, nursery.cancel_scope)
+            await run_handler(handler, stream, self._switch.counters)
+            nursery.cancel_scope.cancel()
+
+    async def _cancel_when_over(self, link: Link, scope: trio.CancelScope) -> None:
+        await link.ended.wait()
+        await trio.sleep(HANDLER_GRACE_S)
+        self._switch.counters["handler_outlived_connection"] += 1
+        scope.cancel()
 
     async def _agree(self, link: Link, stream: MuxStream) -> str | None:
         """The protocol of an inbound stream; None when there is none to agree on."""
