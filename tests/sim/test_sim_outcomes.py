@@ -23,8 +23,6 @@ async def lost_in_mid_job(
     client: RunningNode,
     provider: RunningNode,
     is_due: Callable[[], bool],
-    *,
-    hint: str = "1,020 nanogram count as spent",
 ) -> TransportError:
     """One job, whose connection is cut when `is_due`."""
     caught: list[TransportError] = []

@@ -120,7 +120,7 @@ def test_a_lookup_goes_nearer_and_ends() -> None:
         frontier.succeeded(peer)
         frontier.add([*order[max(0, place // 2) : place], OWN, peer])
     alive = [peer for peer in order if order.index(peer) % 7 != 3]
-    assert frontier.nearest_answered() == alive[:DHT_BUCKET_PEERS_MAX]
+    assert frontier.nearest() == alive[:DHT_BUCKET_PEERS_MAX]
     assert len(asked) == len(set(asked)) < len(order)
 
 
@@ -142,7 +142,7 @@ def test_who_names_peers_that_are_not_there_is_not_believed() -> None:
         else:
             frontier.add(honest, teller=peer)
     assert dialled == DHT_HEARSAY_FAILURES_MAX
-    assert frontier.nearest_answered() == [liar, *honest][:DHT_BUCKET_PEERS_MAX]
+    assert frontier.nearest() == [liar, *honest][:DHT_BUCKET_PEERS_MAX]
 
 
 def test_a_teller_whose_peers_answer_is_believed_on() -> None:
@@ -154,7 +154,7 @@ def test_a_teller_whose_peers_answer_is_believed_on() -> None:
     while (peer := frontier.next()) is not None:
         asked.append(peer)
         frontier.failed(peer) if len(asked) % 3 == 0 else frontier.succeeded(peer)
-    assert len(frontier.nearest_answered()) == DHT_BUCKET_PEERS_MAX
+    assert len(frontier.nearest()) == DHT_BUCKET_PEERS_MAX
 
 
 def test_candidates_are_bounded() -> None:

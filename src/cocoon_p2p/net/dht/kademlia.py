@@ -44,7 +44,6 @@ class Frontier:
         """Who named a peer; nobody for those that we knew ourselves."""
         self._debts: Counter[PeerId] = Counter()
         """Of a teller: named peers that failed, less those that answered."""
-        self.answered: list[PeerId] = []
         self.add(seeds)
 
     def add(self, peers: Iterable[PeerId], teller: PeerId | None = None) -> None:
@@ -67,7 +66,6 @@ class Frontier:
         return None
 
     def succeeded(self, peer: PeerId) -> None:
-        self.answered.append(peer)
         self._debts.subtract(self._tellers.get(peer, ()))
 
     def failed(self, peer: PeerId) -> None:
@@ -84,11 +82,6 @@ class Frontier:
         # SPEC kad/1 §6.2
         credible = (peer for peer in self._distances if self._is_credible(peer))
         return heapq.nsmallest(count, credible, key=self._distances.__getitem__)
-
-    def nearest_answered(self) -> list[PeerId]:
-        """The k nearest that are there for certain."""
-        known = (peer for peer in set(self.answered) if peer in self._distances)
-        return heapq.nsmallest(DHT_BUCKET_PEERS_MAX, known, key=self._distances.__getitem__)
 
     def _make_room(self, distance: int) -> bool:
         """Of too many candidates the farthest goes, unless the new one is farther."""
