@@ -36,6 +36,10 @@ RECEIPT_NAMES = (
     "provider", "client", "job_id", "model_id", "tier", "quote_hash", "price", "items", "input_hash", "output_hash",
     "queue_us", "execute_us", "finished_at_ms",
 )  # fmt: skip
+REFUSAL: list[Any] = [
+    1, PROVIDER.multihash, CLIENT.multihash, JOB, MODEL, 2, "the price is 1,750 nanogram", 1750, NOW_MS + 3,
+]  # fmt: skip
+REFUSAL_NAMES = ("provider", "client", "job_id", "model_id", "reason", "detail", "needed", "issued_at_ms")
 SIGNATURE = draw("signature", 64)
 CHUNKS_BYTES_MAX = 16 * (65536 + 16)
 
@@ -46,7 +50,7 @@ MESSAGES: dict[str, tuple[str, tuple[str, ...], list[Any]]] = {
         [1, JOB, MODEL, 2, 3, 1024, 5_000_000, 60_000, 0],
     ),
     "QUOTE": ("3.4", ("body", "signature"), [2, JOB, pack(*QUOTE), SIGNATURE]),
-    "REFUSAL": ("3.11", ("reason", "detail", "needed"), [3, JOB, 2, "the price is 1,750 nanogram", 1750]),
+    "REFUSAL": ("3.11", ("body", "signature"), [3, JOB, pack(*REFUSAL), SIGNATURE]),
     "ACCEPT": (
         "3.5",
         ("quote_hash", "payment", "envelope_header", "box"),
@@ -63,6 +67,12 @@ MESSAGES: dict[str, tuple[str, tuple[str, ...], list[Any]]] = {
     "RECEIPT_ACK": ("3.7", ("client_signature",), [9, JOB, SIGNATURE]),
     "CANCEL": ("3.9", (), [10, JOB]),
     "FAILURE": ("3.10", ("code", "detail"), [11, JOB, 2, "4 items came, 3 were quoted"]),
+    "SUBMIT": (
+        "3.12",
+        ("terms", "timeout_ms", "payment", "envelope_header", "box"),
+        [12, JOB, pack(*QUOTE), 60_000, draw("payment", 150), draw("header", 180), draw("box", 1200)],
+    ),
+    "PROGRESS": ("3.13", ("phase", "left_ms"), [13, JOB, 2, 1400]),
 }
 
 
@@ -97,15 +107,20 @@ def _variants(found: Scenarios) -> None:
     variant("ask-without-a-limit", "ASK", max_total=0)
     variant("ask-on-testnet", "ASK", settlement_network=-3, tier=1)
     variant("ask-largest", "ASK", items=4096, input_bytes=1 << 31, max_total=(1 << 63) - 1, timeout_ms=3_600_000)
-    variant("refusal-nothing-would-help", "REFUSAL", reason=3, detail="", needed=None)
+    variant("refusal-longest-body", "REFUSAL", body=draw("body", 4096))
+    variant("submit-tier-open", "SUBMIT", box=b"")
+    variant("submit-longest", "SUBMIT", terms=draw("t", 1024), timeout_ms=3_600_000, payment=draw("p", 1024),
+            envelope_header=draw("h", 1024), box=draw("b", 4096))  # fmt: skip
+    variant("submit-shortest-time", "SUBMIT", timeout_ms=1)
+    variant("progress-queued", "PROGRESS", phase=1, left_ms=0)
+    variant("progress-time-not-known", "PROGRESS", left_ms=None)
+    variant("progress-longest", "PROGRESS", left_ms=(1 << 32) - 1)
     variant("accept-tier-open", "ACCEPT", box=b"")
     variant("input-shortest", "INPUT", ciphertext=b"\x00")
     variant("input-of-255-bytes", "INPUT", ciphertext=draw("i", 255))
     variant("input-of-256-bytes", "INPUT", ciphertext=draw("i", 256))
     variant("receipt-with-both-signatures", "RECEIPT", client_signature=draw("client's signature", 64))
-    for reason in range(1, 11):
-        variant(f"refusal-reason-{reason}", "REFUSAL", reason=reason)
-    for code in range(1, 12):
+    for code in range(1, 13):
         variant(f"failure-code-{code}", "FAILURE", code=code)
     # msgpack's longer forms are read, too: bin 16 for 16 bytes of job id, uint 16 for 10
     long_forms = b"\x92\xcd\x00\x0a\xc5\x00\x10" + JOB
@@ -127,9 +142,8 @@ def _wrong_fields(found: Scenarios) -> None:
         ],
         "QUOTE": [("body-too-long", 2, bytes(3073), "BOUND"), ("signature-empty", 3, b"", "MALFORMED")],
         "REFUSAL": [
-            ("reason-zero", 2, 0, "BOUND"), ("reason-unknown", 2, 11, "BOUND"), ("detail-too-long", 3, "x" * 513, "BOUND"),
-            ("detail-bytes", 3, b"no", "MALFORMED"), ("needed-negative", 4, -1, "BOUND"),
-            ("needed-boolean", 4, False, "MALFORMED"),
+            ("body-too-long", 2, bytes(4097), "BOUND"), ("body-a-number", 2, 2, "MALFORMED"),
+            ("signature-empty", 3, b"", "MALFORMED"), ("signature-short", 3, bytes(63), "MALFORMED"),
         ],
         "ACCEPT": [
             ("quote-hash-short", 2, bytes(31), "MALFORMED"), ("payment-too-long", 3, bytes(1025), "BOUND"),
@@ -151,7 +165,19 @@ def _wrong_fields(found: Scenarios) -> None:
         ],
         "RECEIPT_ACK": [("signature-empty", 2, b"", "MALFORMED")],
         "FAILURE": [
-            ("code-zero", 2, 0, "BOUND"), ("code-unknown", 2, 12, "BOUND"), ("detail-too-long", 3, "x" * 513, "BOUND"),
+            ("code-zero", 2, 0, "BOUND"), ("code-unknown", 2, 13, "BOUND"), ("detail-too-long", 3, "x" * 513, "BOUND"),
+        ],
+        "SUBMIT": [
+            ("terms-too-long", 2, bytes(1025), "BOUND"), ("terms-text", 2, "terms", "MALFORMED"),
+            ("timeout-zero", 3, 0, "BOUND"), ("timeout-too-long", 3, 3_600_001, "BOUND"),
+            ("timeout-float", 3, 60.0, "MALFORMED"), ("payment-too-long", 4, bytes(1025), "BOUND"),
+            ("payment-nil", 4, None, "MALFORMED"), ("header-too-long", 5, bytes(1025), "BOUND"),
+            ("box-too-long", 6, bytes(4097), "BOUND"), ("box-text", 6, "box", "MALFORMED"),
+        ],
+        "PROGRESS": [
+            ("phase-zero", 2, 0, "BOUND"), ("phase-unknown", 2, 3, "BOUND"), ("phase-boolean", 2, True, "MALFORMED"),
+            ("time-negative", 3, -1, "BOUND"), ("time-too-large", 3, 1 << 32, "BOUND"), ("time-float", 3, 1.5, "MALFORMED"),
+            ("time-boolean", 3, False, "MALFORMED"),
         ],
     }  # fmt: skip
     for message, cases in wrong.items():
@@ -166,7 +192,7 @@ def _frames(found: Scenarios) -> None:
         ("empty", b"", "MALFORMED"),
         ("empty-array", b"\x90", "MALFORMED"),
         ("tag-zero", pack(0, JOB), "UNKNOWN_TAG"),
-        ("tag-twelve", pack(12, JOB), "UNKNOWN_TAG"),
+        ("tag-fourteen", pack(14, JOB), "UNKNOWN_TAG"),
         ("tag-text", pack("ASK", JOB), "MALFORMED"),
         ("tag-boolean", pack(True, JOB), "MALFORMED"),
         ("a-map", b"\x81\x01\x02", "MALFORMED"),
@@ -189,6 +215,8 @@ def _bodies(found: Scenarios) -> None:
     for name, body in (("quote-body-tier-open", [*QUOTE[:5], 1, *QUOTE[6:]]), ("quote-body", sealed)):
         fields = {**dict(zip(QUOTE_NAMES, body[1:], strict=True)), **parties}
         found.good(name, "3.4", "quote_body.decode", pack(*body), fields)
+    terms = {**dict(zip(QUOTE_NAMES, QUOTE[1:], strict=True)), **parties, "queue_ms": 0}
+    found.good("terms", "3.12", "quote_body.decode", replaced(QUOTE, 12, 0), terms)
     for name, index, value, code in (
         ("version", 0, 2, "UNKNOWN_TAG"), ("provider-hashed", 1, b"\x12\x20" + bytes(32), "MALFORMED"),
         ("client-text", 2, CLIENT.peer_id, "MALFORMED"), ("tier-unknown", 5, 4, "BOUND"), ("items-zero", 6, 0, "BOUND"),
@@ -205,17 +233,49 @@ def _bodies(found: Scenarios) -> None:
         ("input-hash-empty", 9, b"", "MALFORMED"), ("time-float", 13, 1.0, "MALFORMED"),
     ):  # fmt: skip
         found.bad(f"receipt-body-{name}", "3.7", "receipt_body.decode", replaced(RECEIPT, index, value), code)
+    _refusals(found)
+
+
+def _refusals(found: Scenarios) -> None:
+    operation = "refusal_body.decode"
+
+    def good(name: str, *, exact: bool = True, more: tuple[Any, ...] = (), **change: Any) -> None:
+        values = [change.get(n, v) for n, v in zip(REFUSAL_NAMES, REFUSAL[1:], strict=True)]
+        parties = {"provider": PROVIDER.peer_id, "client": CLIENT.peer_id}
+        fields = {**dict(zip(REFUSAL_NAMES, values, strict=True)), **parties}
+        fields["model_id"] = fields["model_id"] or None
+        found.good(name, "3.11", operation, pack(1, *values, *more), fields, exact=exact)
+
+    good("refusal-body")
+    good("refusal-body-trailing-field", exact=False, more=("later",))
+    good("refusal-body-model-not-known", model_id=b"", reason=7, needed=None)
+    good("refusal-body-nothing-would-help", reason=3, detail="", needed=None)
+    good("refusal-body-needs-nothing", needed=0)
+    good("refusal-body-longest", detail="é" * 512, needed=(1 << 63) - 1)
+    for reason in range(1, 11):
+        good(f"refusal-body-reason-{reason}", reason=reason)
+    for name, index, value, code in (
+        ("version", 0, 2, "UNKNOWN_TAG"), ("provider-short", 1, bytes(37), "MALFORMED"),
+        ("client-text", 2, CLIENT.peer_id, "MALFORMED"), ("job-id-short", 3, JOB[:-1], "MALFORMED"),
+        ("model-id-short", 4, MODEL[:-1], "MALFORMED"), ("model-id-nil", 4, None, "MALFORMED"),
+        ("reason-zero", 5, 0, "BOUND"), ("reason-unknown", 5, 11, "BOUND"), ("detail-too-long", 6, "x" * 513, "BOUND"),
+        ("detail-bytes", 6, b"no", "MALFORMED"), ("needed-negative", 7, -1, "BOUND"), ("needed-too-large", 7, 1 << 63, "BOUND"),
+        ("needed-boolean", 7, False, "MALFORMED"), ("time-float", 8, 1.0, "MALFORMED"), ("time-negative", 8, -1, "BOUND"),
+    ):  # fmt: skip
+        found.bad(f"refusal-body-{name}", "3.11", operation, replaced(REFUSAL, index, value), code)
+    found.bad("refusal-body-missing-field", "3.11", operation, pack(*REFUSAL[:-1]), "MALFORMED")
 
 
 def _signatures(found: Scenarios) -> None:
     for record, signer, body, section in (
         ("quote", PROVIDER, QUOTE, "3.4"), ("receipt", PROVIDER, RECEIPT, "3.7"), ("receipt", CLIENT, RECEIPT, "3.7"),
+        ("refusal", PROVIDER, REFUSAL, "3.11"),
     ):  # fmt: skip
         raw, domain = pack(*body), f"cocoon-p2p/{record}/1"
         given = {"record": record, "signer": signer.peer_id, "body": raw, "signature": signer.sign(domain, raw)}
         stem = f"{record}-signed-by-{signer.name}"
         found.add(stem, section, "signed.verify", given, True)
-        price = 10 if record == "quote" else 7
+        price = 10 if record == "quote" else 7  # of a refusal: what would do
         for name, change in (
             ("forged", {"signature": STRANGER.sign(domain, raw)}),
             ("altered-price", {"body": replaced(body, price, 1)}),

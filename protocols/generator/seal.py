@@ -33,12 +33,14 @@ KEY_ID = sha256(b"cocoon-p2p/key-id/1\0" + PUBLIC_KEY)[:16]
 RECORD: list[Any] = [1, PROVIDER.multihash, KEY_ID, PUBLIC_KEY, NOW_MS, NOW_MS + 720_000]
 RECORD_NAMES = ("peer_id", "key_id", "public_key", "not_before_ms", "not_after_ms")
 DOMAIN = "cocoon-p2p/seal-key/1"
-HEADER: list[Any] = [1, 1, KEY_ID, JOB, MODEL, PROVIDER.multihash, 1750, NOW_MS + 70_000, 192, 3]
-HEADER_NAMES = (
-    "suite", "key_id", "job_id", "model_id", "provider", "max_total", "expires_at_ms", "payload_bytes", "items",
-)  # fmt: skip
 PAYLOAD_SECRET = draw("payload secret")
 RESPONSE_SECRET = draw("response secret")
+COMMITMENT = sha256(b"cocoon-p2p/secrets/1\0" + PAYLOAD_SECRET + RESPONSE_SECRET)
+HEADER: list[Any] = [1, 1, KEY_ID, JOB, MODEL, PROVIDER.multihash, 1750, NOW_MS + 70_000, 192, 3, COMMITMENT]
+HEADER_NAMES = (
+    "suite", "key_id", "job_id", "model_id", "provider", "max_total", "expires_at_ms", "payload_bytes", "items",
+    "commitment",
+)  # fmt: skip
 RESPONSE_HEADER = [1, JOB, draw("nonce")]
 PAYLOAD = draw("payload", 192)
 # ML-KEM-768 encapsulated once to PUBLIC_KEY; encapsulation is random, so it is kept, and all boxes here are of it.
@@ -99,6 +101,11 @@ def scenarios() -> Scenarios:
 
 
 def _records(found: Scenarios) -> None:
+    secrets = {"payload_secret": PAYLOAD_SECRET, "response_secret": RESPONSE_SECRET}
+    found.add("commitment", "4.5", "seal.commitment", secrets, COMMITMENT)
+    swapped = {"payload_secret": RESPONSE_SECRET, "response_secret": PAYLOAD_SECRET}
+    other = sha256(b"cocoon-p2p/secrets/1\0" + RESPONSE_SECRET + PAYLOAD_SECRET)
+    found.add("commitment-of-swapped-secrets", "4.5", "seal.commitment", swapped, other)
     found.add("key", "3.2", "seal.key", {"seed": SEED}, {"public_key_sha256": sha256(PUBLIC_KEY), "key_id": KEY_ID})
     body = pack(*RECORD)
     signature = PROVIDER.sign(DOMAIN, body)
@@ -140,14 +147,18 @@ def _records(found: Scenarios) -> None:
 def _headers(found: Scenarios) -> None:
     fields = {**dict(zip(HEADER_NAMES, HEADER[1:], strict=True)), "provider": PROVIDER.peer_id}
     found.good("header", "4.1", "envelope_header.decode", pack(*HEADER), fields)
-    plain = {**fields, "suite": 0, "key_id": bytes(16)}
-    found.good("header-tier-open", "4.1", "envelope_header.decode", pack(1, 0, bytes(16), *HEADER[3:]), plain)
+    plain = {**fields, "suite": 0, "key_id": bytes(16), "commitment": bytes(32)}
+    open_header = pack(1, 0, bytes(16), *HEADER[3:10], bytes(32))
+    found.good("header-tier-open", "4.1", "envelope_header.decode", open_header, plain)
+    found.bad("header-without-commitment", "4.1", "envelope_header.decode", pack(*HEADER[:-1]), "MALFORMED")
     found.good("header-trailing-field", "4.1", "envelope_header.decode", pack(*HEADER, 1), fields, exact=False)
     for name, index, value, code in (
         ("version", 0, 2, "UNKNOWN_TAG"), ("suite-unknown", 1, 2, "BOUND"), ("key-id-empty", 2, b"", "MALFORMED"),
         ("job-id-long", 3, bytes(17), "MALFORMED"), ("model-id-short", 4, bytes(31), "MALFORMED"),
         ("provider-no-peer", 5, bytes(38), "MALFORMED"), ("total-negative", 6, -1, "BOUND"),
         ("expiry-float", 7, 1.0, "MALFORMED"), ("payload-too-long", 8, (1 << 31) + 1, "BOUND"), ("items-zero", 9, 0, "BOUND"),
+        ("commitment-short", 10, bytes(31), "MALFORMED"), ("commitment-empty", 10, b"", "MALFORMED"),
+        ("commitment-nil", 10, None, "MALFORMED"),
     ):  # fmt: skip
         found.bad(f"header-{name}", "4.1", "envelope_header.decode", replaced(HEADER, index, value), code)
     found.bad("header-too-long", "4.1", "envelope_header.decode", pack(*HEADER, bytes(1024)), "BOUND")
@@ -184,12 +195,16 @@ def _requests(found: Scenarios) -> None:
         found.add(f"open-{name}", section, "seal.open", {**given, **change}, error("ENVELOPE"))
 
     others: list[Any] = [
-        0, bytes(16), draw("another job", 16), draw("another model"), CLIENT.multihash, 1749, NOW_MS + 70_001, 191, 4,
+        0, bytes(16), draw("another job", 16), draw("another model"), CLIENT.multihash, 1749, NOW_MS + 70_001, 191, 4, bytes(32),
     ]  # fmt: skip
     for index, (name, value) in enumerate(zip(HEADER_NAMES, others, strict=True), 1):
         bad(f"altered-header-{name.replace('_', '-')}", "4.2", header=replaced(HEADER, index, value))
     bad("altered-header-version", "4.2", header=replaced(HEADER, 0, 2))
     bad("header-encoded-anew", "4.2", header=header + b"\xc0")
+    for name, value in (("other-secrets", draw("another commitment")), ("no-secrets", bytes(32))):
+        other = replaced(HEADER, 10, value)
+        pieces = [[chunks(payload_key(other), PAYLOAD)[0], True]]
+        bad(f"commitment-to-{name}", "4.5", header=other, box=box_of(other), pieces=pieces)
     bad("wrong-key", "4.2", seed=OTHER_SEED)
     bad("another-label", "4.2", box=box_of(header, label=b"cocoon-p2p/1 response"))
     bad("box-altered-key", "4.2", box=bytes([box[0] ^ 1]) + box[1:])

@@ -20,10 +20,18 @@ from cocoon_p2p.ids import PeerId, peer_id_from_public_key, peer_id_to_bytes, pu
 from cocoon_p2p.net.bulk import messages
 from cocoon_p2p.net.bulk.sockets import nonce_at
 from cocoon_p2p.net.external_frames import decode_external_header
-from cocoon_p2p.sealing.envelope import ChunkOpener, ChunkSealer, SealedRequest, SealKey, ciphertext_bytes
+from cocoon_p2p.proto.evidence import check_evidence
+from cocoon_p2p.sealing.envelope import (
+    ChunkOpener,
+    ChunkSealer,
+    RequestSecrets,
+    SealedRequest,
+    SealKey,
+    ciphertext_bytes,
+)
 from cocoon_p2p.sealing.signing import IdentityKey, verify_bytes, verify_signature
 from cocoon_p2p.tensors import PayloadError, decode_payload
-from cocoon_p2p.wire import capacity, invite, job, seal, voucher
+from cocoon_p2p.wire import capacity, evidence, invite, job, market_file, seal, voucher
 
 Given = dict[str, Any]
 DOMAINS = {
@@ -31,15 +39,21 @@ DOMAINS = {
     "seal_key_record": seal.SEAL_KEY_DOMAIN,
     "quote": job.QUOTE_DOMAIN,
     "receipt": job.RECEIPT_DOMAIN,
+    "refusal": job.REFUSAL_DOMAIN,
+    "evidence": evidence.EVIDENCE_DOMAIN,
     "channel_open": voucher.CHANNEL_OPEN_DOMAIN,
 }
 MESSAGES: dict[str, Callable[[bytes], Any]] = {
     "job.decode": job.decode_message,
     "capacity.decode": capacity.decode_message,
+    "market_file.decode": market_file.decode_file_record,
 }
 RECORDS: dict[str, Callable[[bytes], Any]] = {
     "quote_body.decode": job.decode_quote_body,
     "receipt_body.decode": job.decode_receipt_body,
+    "refusal_body.decode": job.decode_refusal_body,
+    "evidence.decode": evidence.decode_evidence,
+    "signed_evidence.decode": evidence.SignedEvidence.decode,
     "announcement.decode": capacity.decode_announcement,
     "seal_key_record.decode": seal.decode_seal_key_record,
     "signed_seal_key_record.decode": seal.decode_signed_seal_key_record,
@@ -148,6 +162,15 @@ def seal_key(given: Given) -> Any:
     return {"public_key_sha256": hashlib.sha256(key.public_key).hexdigest(), "key_id": key.key_id.hex()}
 
 
+def seal_commitment(given: Given) -> Any:
+    return RequestSecrets(*hexed(given, "payload_secret", "response_secret")).commitment.hex()
+
+
+def evidence_check(given: Given) -> Any:
+    receipt = check_evidence(evidence.SignedEvidence.decode(bytes.fromhex(given["frame"])))
+    return {"provider": receipt.provider, "job_id": receipt.job_id.hex()}
+
+
 def open_pieces(opener: ChunkOpener, pieces: list[tuple[bytes, bool]], payload_bytes: int) -> bytes:
     """As a driver reads a payload: into a buffer of the announced length, complete at the final piece."""
     out = memoryview(bytearray(payload_bytes))
@@ -166,13 +189,16 @@ def read_pieces(given: Given) -> list[tuple[bytes, bool]]:
 def seal_open(given: Given) -> Any:
     seed, header, box = hexed(given, "seed", "header", "box")
     opened = SealKey(seed).open_request(header, box)
+    if opened.commitment != seal.decode_envelope_header(header).commitment:
+        raise fails("ENVELOPE")
     plaintext = open_pieces(opened.opener, read_pieces(given), given["payload_bytes"])
     return {"extension": opened.extension.hex(), "plaintext": plaintext.hex()}
 
 
 def seal_open_response(given: Given) -> Any:
     secret, header, response_header = hexed(given, "response_secret", "header", "response_header")
-    request = SealedRequest(b"", ChunkSealer(None), hashlib.sha256(header).digest(), secret)
+    secrets = RequestSecrets(bytes(32), secret)
+    request = SealedRequest(b"", ChunkSealer(None), hashlib.sha256(header).digest(), secrets)
     opener = request.response_opener(response_header)
     return {"plaintext": open_pieces(opener, read_pieces(given), given["payload_bytes"]).hex()}
 
@@ -275,6 +301,8 @@ OPERATIONS: dict[str, Callable[[Given], Any]] = {
     "seal_key_record.current": seal_key_record_current,
     "capacity.keys": capacity_keys,
     "seal.key": seal_key,
+    "seal.commitment": seal_commitment,
+    "evidence.check": evidence_check,
     "seal.open": seal_open,
     "seal.open_response": seal_open_response,
     "seal.chunks": seal_chunks,

@@ -39,6 +39,7 @@ _REQUEST_LABEL = b"cocoon-p2p/1 request"
 _PAYLOAD_LABEL = b"cocoon-p2p/1 req payload"
 _RESPONSE_LABEL = b"cocoon-p2p/1 response"
 _KEY_ID_LABEL = b"cocoon-p2p/key-id/1\0"
+_COMMITMENT_LABEL = b"cocoon-p2p/secrets/1\0"
 _BOX_OVERHEAD_BYTES = 1120 + CHUNK_OVERHEAD_BYTES  # X-Wing's encapsulated key, the tag
 EXTENSION_BYTES_MAX = BOX_BYTES_MAX - _BOX_OVERHEAD_BYTES - 2 * _SECRET_BYTES
 
@@ -163,38 +164,74 @@ class ChunkOpener:
         raise RemoteProtocolError(f"sealed stream: {why}", code="ENVELOPE")
 
 
+class RequestSecrets:
+    """The two secrets of one request, 32 bytes each. They are new for every request and show in no text."""
+
+    __slots__ = ("payload", "response")
+
+    def __init__(self, payload: bytes, response: bytes) -> None:
+        self.payload = payload
+        self.response = response
+
+    @classmethod
+    def draw(cls) -> RequestSecrets:
+        return cls(os.urandom(_SECRET_BYTES), os.urandom(_SECRET_BYTES))
+
+    @property
+    def commitment(self) -> bytes:
+        """32 bytes, for the envelope's header."""
+        # SPEC seal/1 §4.5
+        return hashlib.sha256(_COMMITMENT_LABEL + self.payload + self.response).digest()
+
+    def payload_sealer(self, header: Bytes) -> ChunkSealer:
+        """Seals the input's payload as it was sent: with the same secrets the same bytes come out."""
+        return ChunkSealer(_payload_cipher(self.payload, hashlib.sha256(header).digest()))
+
+    def response_sealer(self, header: Bytes, response_header: Bytes) -> ChunkSealer:
+        """The same for the output's payload."""
+        return ChunkSealer(_response_cipher(self.response, hashlib.sha256(header).digest(), response_header))
+
+
 class SealedRequest:
     """The client's side of one envelope."""
 
-    __slots__ = ("_header_hash", "_response_secret", "box", "sealer")
+    __slots__ = ("_header_hash", "box", "sealer", "secrets")
 
-    def __init__(self, box: bytes, sealer: ChunkSealer, header_hash: bytes, response_secret: bytes | None) -> None:
+    def __init__(self, box: bytes, sealer: ChunkSealer, header_hash: bytes, secrets: RequestSecrets | None) -> None:
+        self.secrets = secrets
+        """None for tier open."""
         self.box = box
         """Goes to the provider beside the header; empty for tier open."""
         self.sealer = sealer
         """For the input's payload."""
         self._header_hash = header_hash
-        self._response_secret = response_secret
 
     def response_opener(self, response_header: Bytes) -> ChunkOpener:
         """For the output's payload, given the response header's exact bytes."""
-        return ChunkOpener(_response_cipher(self._response_secret, self._header_hash, response_header))
+        secret = None if self.secrets is None else self.secrets.response
+        return ChunkOpener(_response_cipher(secret, self._header_hash, response_header))
 
 
 class OpenedRequest:
     """The provider's side of one envelope."""
 
-    __slots__ = ("_header_hash", "_response_secret", "_sealed", "extension", "opener")
+    __slots__ = ("_header_hash", "_response_secret", "_sealed", "commitment", "extension", "opener")
 
     def __init__(
-        self, opener: ChunkOpener, extension: bytes, header_hash: bytes, response_secret: bytes | None
+        self,
+        opener: ChunkOpener,
+        extension: bytes,
+        header_hash: bytes,
+        secrets: RequestSecrets | None,
     ) -> None:
+        self.commitment = None if secrets is None else secrets.commitment
+        """Of the secrets in the box; None for tier open."""
         self.opener = opener
         """For the input's payload."""
         self.extension = extension
         """What the client put into the box beside the secrets."""
         self._header_hash = header_hash
-        self._response_secret = response_secret
+        self._response_secret = None if secrets is None else secrets.response
         self._sealed: set[bytes] = set()
 
     def response_sealer(self, response_header: Bytes) -> ChunkSealer:
@@ -236,32 +273,32 @@ class SealKey:
         if not _BOX_OVERHEAD_BYTES + 2 * _SECRET_BYTES <= len(box) <= BOX_BYTES_MAX:
             raise RemoteProtocolError(f"a box of {len(box)} bytes", code="ENVELOPE")
         try:
-            secrets = _SUITE.decrypt(bytes(box), self._key, _REQUEST_LABEL + header_hash)
+            plaintext = _SUITE.decrypt(bytes(box), self._key, _REQUEST_LABEL + header_hash)
         except (InvalidTag, ValueError) as error:
             raise RemoteProtocolError("the box does not open with this key and header", code="ENVELOPE") from error
-        payload_secret, response_secret = secrets[:_SECRET_BYTES], secrets[_SECRET_BYTES : 2 * _SECRET_BYTES]
-        opener = ChunkOpener(_payload_cipher(payload_secret, header_hash))
-        return OpenedRequest(opener, secrets[2 * _SECRET_BYTES :], header_hash, response_secret)
+        secrets = RequestSecrets(plaintext[:_SECRET_BYTES], plaintext[_SECRET_BYTES : 2 * _SECRET_BYTES])
+        opener = ChunkOpener(_payload_cipher(secrets.payload, header_hash))
+        return OpenedRequest(opener, plaintext[2 * _SECRET_BYTES :], header_hash, secrets)
 
     def __repr__(self) -> str:
         return f"SealKey({self.key_id.hex()})"
 
 
-def seal_request(public_key: bytes, header: Bytes, *, extension: bytes = b"") -> SealedRequest:
-    """Draw a request's secrets and seal them to a provider's seal key (1216 bytes), bound to the header's exact bytes.
+def seal_request(public_key: bytes, header: Bytes, secrets: RequestSecrets, *, extension: bytes = b"") -> SealedRequest:
+    """Seal a request's secrets to a provider's seal key (1216 bytes), bound to the header's exact bytes. The header holds
+    their commitment.
 
     Raises RemoteProtocolError(code="ENVELOPE") when the public key, which came from a peer, is none."""
     # SPEC seal/1 §4.2
     if len(extension) > EXTENSION_BYTES_MAX:
         raise LocalProtocolError(f"an extension of {len(extension)} bytes; at most {EXTENSION_BYTES_MAX}")
     header_hash = hashlib.sha256(header).digest()
-    payload_secret, response_secret = os.urandom(_SECRET_BYTES), os.urandom(_SECRET_BYTES)
-    secrets = payload_secret + response_secret + extension
+    plaintext = secrets.payload + secrets.response + extension
     try:
-        box = _SUITE.encrypt(secrets, _public_key(public_key), _REQUEST_LABEL + header_hash)
+        box = _SUITE.encrypt(plaintext, _public_key(public_key), _REQUEST_LABEL + header_hash)
     except ValueError as error:
         raise RemoteProtocolError("the seal key cannot be sealed to", code="ENVELOPE") from error
-    return SealedRequest(box, ChunkSealer(_payload_cipher(payload_secret, header_hash)), header_hash, response_secret)
+    return SealedRequest(box, ChunkSealer(_payload_cipher(secrets.payload, header_hash)), header_hash, secrets)
 
 
 def plain_request(header: Bytes) -> SealedRequest:

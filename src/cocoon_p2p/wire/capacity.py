@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any
 
 from cocoon_p2p.errors import RemoteProtocolError
@@ -15,11 +16,13 @@ from cocoon_p2p.limits import (
     AGENT_CHARS_MAX,
     ANNOUNCEMENT_CLOCK_SKEW_S,
     ANNOUNCEMENT_LIFETIME_S,
+    BOOK_ANSWER_MAX,
     DEVICE_CHARS_MAX,
     DHT_VALUE_BYTES_MAX,
     MANIFEST_BYTES_MAX,
     MODELS_PER_ANNOUNCEMENT_MAX,
     NAME_CHARS_MAX,
+    REGION_CHARS_MAX,
     SETTLEMENT_NETWORKS_MAX,
     WIRE_ARRAY_LENGTH_MAX,
 )
@@ -34,18 +37,53 @@ CAPACITY_NAMESPACE = "cocoon-capacity"
 """DHT namespace: the first part of `capacity_key`."""
 
 _TIERS = frozenset(Tier)
+_UNITS = frozenset({1, 2, 3})
+_DEVICE_CLASSES = frozenset({0, 1, 2, 3})
+_HEARD_BY = frozenset({1, 2, 3, 4})
 _TIERS_LISTED_MAX = 16
+
+
+class Unit(IntEnum):
+    """What `TierPrice.per_unit` is asked for. The numbers are on the wire and never change."""
+
+    ITEM = 1
+    """By the rule of job/1 §5.1."""
+    TOKEN = 2
+    GPU_MS = 3
+    """A millisecond of the device's time, by the provider's own measure."""
+
+
+class DeviceClass(IntEnum):
+    """What kind of device runs the model. The numbers are on the wire and never change."""
+
+    OTHER = 0
+    CPU = 1
+    GPU = 2
+    NPU = 3
+
+
+@dataclass(frozen=True, slots=True)
+class TierPrice:
+    """What a job of one tier costs: nanogram a job, and nanogram a unit on top."""
+
+    tier: Tier
+    base: int
+    per_unit: int
+
+    def total(self, units: int) -> int:
+        """Nanogram."""
+        return self.base + self.per_unit * units
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """One model that a peer runs for others, at these prices (nanogram)."""
+    """One model that a peer runs for others, at these prices."""
 
     model_id: ModelId
     name: str
-    tiers: tuple[Tier, ...]
-    price_base: int
-    price_per_item: int
+    unit: Unit
+    prices: tuple[TierPrice, ...]
+    """Each tier once, the cheapest to hide first (open, sealed, attested)."""
     items_max: int
     input_bytes_max: int
     slots_total: int
@@ -53,23 +91,35 @@ class Offer:
     queue_ms: int
     """How long a job that came now would wait, by the provider's own reckoning."""
     device: str
+    device_class: DeviceClass
     item_us: int
     """Moving average of microseconds an item; 0 when not known yet."""
+    throughput: int
+    """Thousandths of an item a second that this model did at most lately, as measured; 0 when not known yet."""
+
+    @property
+    def tiers(self) -> tuple[Tier, ...]:
+        return tuple(price.tier for price in self.prices)
+
+    def price(self, tier: Tier) -> TierPrice | None:
+        """None when the model is not offered in this tier."""
+        return next((price for price in self.prices if price.tier is tier), None)
 
     def fields(self) -> list[Any]:
         return [
             codec.model_bytes(self.model_id),
             self.name,
-            [int(tier) for tier in self.tiers],
-            self.price_base,
-            self.price_per_item,
+            int(self.unit),
+            [[int(price.tier), price.base, price.per_unit] for price in self.prices],
             self.items_max,
             self.input_bytes_max,
             self.slots_total,
             self.slots_free,
             self.queue_ms,
             self.device,
+            int(self.device_class),
             self.item_us,
+            self.throughput,
         ]
 
 
@@ -84,6 +134,8 @@ class Announcement:
     addresses: tuple[str, ...]
     agent: str
     settlement_networks: tuple[int, ...]
+    region: str
+    """Where the operator says that the machine stands ("de", "us-west"); "" for nothing. A hint that nobody checks."""
     offers: tuple[Offer, ...]
 
     def encode(self) -> bytes:
@@ -97,6 +149,7 @@ class Announcement:
                 self.addresses,
                 self.agent,
                 self.settlement_networks,
+                self.region,
                 [offer.fields() for offer in self.offers],
             ]
         )
@@ -192,7 +245,57 @@ class NoManifest:
         return codec.pack([6])
 
 
-CapacityMessage = SignedAnnouncement | GetCapacity | NoCapacity | GetManifest | Manifest | NoManifest
+class HeardBy(IntEnum):
+    """How a node came by an announcement in its book. The numbers are on the wire and never change."""
+
+    GOSSIP = 1
+    DHT = 2
+    ASKED = 3
+    """From the provider itself."""
+    BOOK = 4
+    """From another node's book."""
+
+
+@dataclass(frozen=True, slots=True)
+class GetBook:
+    """Asks for announcements in the peer's book: of one model, of one peer, or (both None) of whomever."""
+
+    model_id: ModelId | None
+    peer_id: PeerId | None
+    count: int
+    """At most so many."""
+
+    def encode(self) -> bytes:
+        model = b"" if self.model_id is None else codec.model_bytes(self.model_id)
+        peer = b"" if self.peer_id is None else codec.peer_bytes(self.peer_id)
+        return codec.pack([7, model, peer, self.count])
+
+
+@dataclass(frozen=True, slots=True)
+class BookEntry:
+    """One signed announcement, as its author signed it, and how the peer came by it."""
+
+    raw: bytes
+    """An encoded SignedAnnouncement, not parsed yet."""
+    heard_by: HeardBy
+    heard_ago_ms: int
+
+    def fields(self) -> list[Any]:
+        return [self.raw, int(self.heard_by), self.heard_ago_ms]
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """The answer: current announcements, in no order that means anything. They prove themselves; that there are no
+    others nobody proves."""
+
+    entries: tuple[BookEntry, ...]
+
+    def encode(self) -> bytes:
+        return codec.pack([8, [entry.fields() for entry in self.entries]])
+
+
+CapacityMessage = SignedAnnouncement | GetCapacity | NoCapacity | GetManifest | Manifest | NoManifest | GetBook | Book
 
 
 def decode_message(frame: Bytes) -> CapacityMessage:
@@ -215,6 +318,34 @@ def _decode_manifest(fields: tuple[Any, ...], _: int) -> Manifest:
     return Manifest(codec.blob(fields[1], "manifest", MANIFEST_BYTES_MAX))
 
 
+def _decode_get_book(fields: tuple[Any, ...], _: int) -> GetBook:
+    # SPEC capacity/1 §3.7
+    codec.require_count(fields, 4, "book question")
+    return GetBook(
+        None if fields[1] == b"" else codec.model_id(fields[1]),
+        None if fields[2] == b"" else codec.peer_id(fields[2], "peer asked about"),
+        codec.uint(fields[3], "count", BOOK_ANSWER_MAX, 1),
+    )
+
+
+def _decode_book(fields: tuple[Any, ...], _: int) -> Book:
+    # SPEC capacity/1 §3.8
+    codec.require_count(fields, 2, "book answer")
+    entries = []
+    for value in codec.array(fields[1], "book entries", BOOK_ANSWER_MAX):
+        entry = codec.array(value, "book entry", WIRE_ARRAY_LENGTH_MAX)
+        codec.require_count(entry, 3, "book entry")
+        heard_by = codec.uint(entry[1], "heard_by", UINT32_MAX)
+        entries.append(
+            BookEntry(
+                codec.blob(entry[0], "signed announcement", DHT_VALUE_BYTES_MAX),
+                HeardBy(heard_by) if heard_by in _HEARD_BY else HeardBy.BOOK,
+                codec.uint(entry[2], "heard_ago_ms", codec.INT_MAX),
+            )
+        )
+    return Book(tuple(entries))
+
+
 _DECODERS: dict[int, Callable[[tuple[Any, ...], int], CapacityMessage]] = {
     1: SignedAnnouncement._of_fields,
     2: lambda fields, _: GetCapacity(),
@@ -222,13 +353,15 @@ _DECODERS: dict[int, Callable[[tuple[Any, ...], int], CapacityMessage]] = {
     4: _decode_get_manifest,
     5: _decode_manifest,
     6: lambda fields, _: NoManifest(),
+    7: _decode_get_book,
+    8: _decode_book,
 }
 
 
 def decode_announcement(body: Bytes) -> Announcement:
     """An announcement's signed body. Raises RemoteProtocolError."""
     # SPEC capacity/1 §3.2
-    fields = codec.unpack_tagged(body, 1, 9, "announcement")
+    fields = codec.unpack_tagged(body, 1, 10, "announcement")
     announcement = Announcement(
         codec.peer_id(fields[1], "announcing peer"),
         codec.uint(fields[2], "sequence", codec.INT_MAX),
@@ -243,7 +376,12 @@ def decode_announcement(body: Bytes) -> Announcement:
             codec.network_id(network, "settlement network")
             for network in codec.array(fields[7], "settlement networks", SETTLEMENT_NETWORKS_MAX)
         ),
-        tuple(_decode_offer(offer) for offer in codec.array(fields[8], "offers", MODELS_PER_ANNOUNCEMENT_MAX)),
+        codec.text(fields[8], "region", REGION_CHARS_MAX),
+        tuple(
+            offer
+            for value in codec.array(fields[9], "offers", MODELS_PER_ANNOUNCEMENT_MAX)
+            if (offer := _decode_offer(value)) is not None
+        ),
     )
     if announcement.expires_at_ms <= announcement.issued_at_ms:
         codec.fail("BOUND", "announcement expires before it is issued")
@@ -252,30 +390,45 @@ def decode_announcement(body: Bytes) -> Announcement:
     return announcement
 
 
-def _decode_offer(value: Any) -> Offer:
+def _decode_offer(value: Any) -> Offer | None:
+    """None for an offer whose prices are for a unit of a later version."""
     # SPEC capacity/1 §3.3
     fields = codec.array(value, "offer", WIRE_ARRAY_LENGTH_MAX)
-    codec.require_count(fields, 12, "offer")
-    return Offer(
+    codec.require_count(fields, 13, "offer")
+    unit = codec.uint(fields[2], "unit", UINT32_MAX)
+    device_class = codec.uint(fields[10], "device class", UINT32_MAX)
+    offer = Offer(
         codec.model_id(fields[0]),
         codec.text(fields[1], "model name", NAME_CHARS_MAX),
-        _decode_tiers(fields[2]),
-        codec.amount(fields[3], "price_base"),
-        codec.amount(fields[4], "price_per_item"),
-        codec.uint(fields[5], "items_max", UINT32_MAX),
-        codec.uint(fields[6], "input_bytes_max", codec.INT_MAX),
-        codec.uint(fields[7], "slots_total", UINT32_MAX),
-        codec.uint(fields[8], "slots_free", UINT32_MAX),
-        codec.uint(fields[9], "queue_ms", UINT32_MAX),
-        codec.text(fields[10], "device", DEVICE_CHARS_MAX),
+        Unit(unit) if unit in _UNITS else Unit.ITEM,
+        _decode_prices(fields[3]),
+        codec.uint(fields[4], "items_max", UINT32_MAX),
+        codec.uint(fields[5], "input_bytes_max", codec.INT_MAX),
+        codec.uint(fields[6], "slots_total", UINT32_MAX),
+        codec.uint(fields[7], "slots_free", UINT32_MAX),
+        codec.uint(fields[8], "queue_ms", UINT32_MAX),
+        codec.text(fields[9], "device", DEVICE_CHARS_MAX),
+        DeviceClass(device_class) if device_class in _DEVICE_CLASSES else DeviceClass.OTHER,
         codec.uint(fields[11], "item_us", UINT32_MAX),
+        codec.uint(fields[12], "throughput", codec.INT_MAX),
     )
+    return offer if unit in _UNITS else None
 
 
-def _decode_tiers(value: Any) -> tuple[Tier, ...]:
-    """Tiers of a later version are left out, so that a provider may offer them beside the known ones."""
-    numbers = [codec.uint(tier, "tier", UINT32_MAX) for tier in codec.array(value, "tiers", _TIERS_LISTED_MAX)]
-    return tuple(Tier(number) for number in numbers if number in _TIERS)
+def _decode_prices(value: Any) -> tuple[TierPrice, ...]:
+    """Prices of tiers of a later version are left out, so that a provider may offer them beside the known ones."""
+    found: dict[Tier, TierPrice] = {}
+    for entry in codec.array(value, "prices", _TIERS_LISTED_MAX):
+        fields = codec.array(entry, "price", WIRE_ARRAY_LENGTH_MAX)
+        codec.require_count(fields, 3, "price")
+        tier = codec.uint(fields[0], "tier", UINT32_MAX)
+        base, per_unit = codec.amount(fields[1], "price_base"), codec.amount(fields[2], "price_per_unit")
+        if tier not in _TIERS:
+            continue
+        if Tier(tier) in found:
+            codec.fail("MALFORMED", "offer prices one tier twice")
+        found[Tier(tier)] = TierPrice(Tier(tier), base, per_unit)
+    return tuple(found[tier] for tier in sorted(found))
 
 
 def capacity_key(peer_id: PeerId) -> str:

@@ -44,10 +44,10 @@ def pack(fields: Sequence[Any]) -> bytes:
     return msgpack.packb(fields, use_bin_type=True)  # type: ignore[no-any-return]
 
 
-def unpack(frame: Bytes, what: str) -> tuple[Any, ...]:
+def unpack(frame: Bytes, what: str, *, bytes_max: int = FRAME_BYTES_MAX) -> tuple[Any, ...]:
     """The fields of a msgpack array, its integer tag first. Raises RemoteProtocolError for anything else."""
-    if len(frame) > FRAME_BYTES_MAX:
-        fail("BOUND", f"{what} of {len(frame)} bytes; at most {FRAME_BYTES_MAX}")
+    if len(frame) > bytes_max:
+        fail("BOUND", f"{what} of {len(frame)} bytes; at most {bytes_max}")
     try:
         fields = msgpack.unpackb(
             frame, raw=False, use_list=False, max_array_len=WIRE_ARRAY_LENGTH_MAX, max_map_len=0, max_ext_len=0
@@ -59,9 +59,11 @@ def unpack(frame: Bytes, what: str) -> tuple[Any, ...]:
     return fields
 
 
-def unpack_tagged(frame: Bytes, tag: int, count: int, what: str) -> tuple[Any, ...]:
+def unpack_tagged(
+    frame: Bytes, tag: int, count: int, what: str, *, bytes_max: int = FRAME_BYTES_MAX
+) -> tuple[Any, ...]:
     """The fields of a record that has this tag and at least `count` fields, the tag among them."""
-    fields = unpack(frame, what)
+    fields = unpack(frame, what, bytes_max=bytes_max)
     if fields[0] != tag:
         fail("UNKNOWN_TAG", f"{what} has tag {fields[0]}; known here: {tag}")
     require_count(fields, count, what)

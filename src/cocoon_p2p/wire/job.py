@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any
 
-from cocoon_p2p.errors import RefusalReason
 from cocoon_p2p.ids import JOB_ID_BYTES, JobId, ModelId, Tier
 from cocoon_p2p.limits import (
-    AMOUNT_NANOGRAM_MAX,
     BOX_BYTES_MAX,
     CHUNK_BYTES,
     CHUNK_OVERHEAD_BYTES,
@@ -23,17 +20,22 @@ from cocoon_p2p.limits import (
     JOB_BYTES_MAX,
     JOB_TIMEOUT_MAX_S,
     PAYMENT_BYTES_MAX,
+    REFUSAL_BYTES_MAX,
     SEAL_KEY_RECORD_BYTES_MAX,
 )
 from cocoon_p2p.wire import codec
-from cocoon_p2p.wire.codec import HASH_BYTES, SIGNATURE_BYTES, Bytes
+from cocoon_p2p.wire.codec import HASH_BYTES, SIGNATURE_BYTES, UINT32_MAX, Bytes
+from cocoon_p2p.wire.job_codes import FailureCode, Phase
 from cocoon_p2p.wire.job_terms import (
     QUOTE_DOMAIN,
     RECEIPT_DOMAIN,
+    REFUSAL_DOMAIN,
     QuoteBody,
     ReceiptBody,
+    RefusalBody,
     decode_quote_body,
     decode_receipt_body,
+    decode_refusal_body,
     quote_hash,
     quoted_total,
     read_items,
@@ -45,6 +47,7 @@ __all__ = [
     "JOB_PROTOCOL",
     "QUOTE_DOMAIN",
     "RECEIPT_DOMAIN",
+    "REFUSAL_DOMAIN",
     "Accept",
     "Ask",
     "Cancel",
@@ -54,15 +57,20 @@ __all__ = [
     "JobMessage",
     "Output",
     "OutputHead",
+    "Phase",
+    "Progress",
     "Quote",
     "QuoteBody",
     "Receipt",
     "ReceiptAck",
     "ReceiptBody",
     "Refusal",
+    "RefusalBody",
+    "Submit",
     "decode_message",
     "decode_quote_body",
     "decode_receipt_body",
+    "decode_refusal_body",
     "quote_hash",
     "quoted_total",
 ]
@@ -70,22 +78,6 @@ __all__ = [
 JOB_PROTOCOL = "/cocoon/job/1"
 CIPHERTEXT_BYTES_MAX = CHUNKS_PER_FRAME_MAX * (CHUNK_BYTES + CHUNK_OVERHEAD_BYTES)
 """Of one INPUT or OUTPUT frame."""
-
-
-class FailureCode(IntEnum):
-    """Why an accepted job ended without a result (job/1 §7). The numbers are on the wire and never change."""
-
-    INPUT = 1
-    ITEMS = 2
-    MODEL = 3
-    WORKER = 4
-    LIMITS = 5
-    ENVELOPE = 6
-    DEADLINE = 7
-    CANCELLED = 8
-    SHUTTING_DOWN = 9
-    PAYMENT = 10
-    BUSY = 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,15 +126,14 @@ class Quote:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Provider: no, and what would make it a yes."""
+    """Provider: no, and what would make it a yes. `body` is an encoded RefusalBody, signed with REFUSAL_DOMAIN."""
 
     job_id: JobId
-    reason: RefusalReason
-    detail: str
-    needed: int | None
+    body: bytes
+    signature: bytes
 
     def encode(self) -> bytes:
-        return codec.pack([3, self.job_id, int(self.reason), self.detail, self.needed])
+        return codec.pack([3, self.job_id, self.body, self.signature])
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +243,51 @@ class Failure:
         return codec.pack([11, self.job_id, int(self.code), self.detail])
 
 
-JobMessage = Ask | Quote | Refusal | Accept | Input | OutputHead | Output | Receipt | ReceiptAck | Cancel | Failure
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Client: do it at the price that you announced. ASK and ACCEPT in one. `terms` is an encoded QuoteBody that the
+    client wrote (job/1 §3.12); the rest as in Accept."""
+
+    job_id: JobId
+    terms: bytes
+    timeout_ms: int
+    """From this message to the last OUTPUT."""
+    payment: bytes
+    envelope_header: bytes
+    box: bytes
+
+    def encode(self) -> bytes:
+        return codec.pack([12, self.job_id, self.terms, self.timeout_ms, self.payment, self.envelope_header, self.box])
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Provider: still at it."""
+
+    job_id: JobId
+    phase: Phase
+    left_ms: int | None
+    """Estimated time to the output; None when not known."""
+
+    def encode(self) -> bytes:
+        return codec.pack([13, self.job_id, int(self.phase), self.left_ms])
+
+
+JobMessage = (
+    Ask
+    | Quote
+    | Refusal
+    | Accept
+    | Input
+    | OutputHead
+    | Output
+    | Receipt
+    | ReceiptAck
+    | Cancel
+    | Failure
+    | Submit
+    | Progress
+)
 
 
 def decode_message(frame: Bytes) -> JobMessage:
@@ -339,12 +374,10 @@ def _decode_quote(fields: tuple[Any, ...]) -> Quote:
 
 def _decode_refusal(fields: tuple[Any, ...]) -> Refusal:
     # SPEC job/1 §3.11
-    needed = fields[4]
     return Refusal(
         codec.job_id(fields[1]),
-        RefusalReason(codec.uint(fields[2], "refusal reason", RefusalReason.IDLE_POLICY, 1)),
-        codec.text(fields[3], "detail", DETAIL_CHARS_MAX),
-        None if needed is None else codec.uint(needed, "needed", AMOUNT_NANOGRAM_MAX),
+        codec.blob(fields[2], "refusal body", REFUSAL_BYTES_MAX),
+        codec.fixed(fields[3], "signature", SIGNATURE_BYTES),
     )
 
 
@@ -399,8 +432,30 @@ def _decode_failure(fields: tuple[Any, ...]) -> Failure:
     # SPEC job/1 §3.10
     return Failure(
         codec.job_id(fields[1]),
-        FailureCode(codec.uint(fields[2], "failure code", FailureCode.BUSY, 1)),
+        FailureCode(codec.uint(fields[2], "failure code", FailureCode.IDLE_POLICY, 1)),
         codec.text(fields[3], "detail", DETAIL_CHARS_MAX),
+    )
+
+
+def _decode_submit(fields: tuple[Any, ...]) -> Submit:
+    # SPEC job/1 §3.12
+    return Submit(
+        codec.job_id(fields[1]),
+        codec.blob(fields[2], "terms", HEADER_BYTES_MAX),
+        codec.uint(fields[3], "timeout_ms", int(JOB_TIMEOUT_MAX_S * 1000), 1),
+        codec.blob(fields[4], "payment", PAYMENT_BYTES_MAX),
+        codec.blob(fields[5], "envelope header", HEADER_BYTES_MAX),
+        codec.blob(fields[6], "box", BOX_BYTES_MAX),
+    )
+
+
+def _decode_progress(fields: tuple[Any, ...]) -> Progress:
+    # SPEC job/1 §3.13
+    left = fields[3]
+    return Progress(
+        codec.job_id(fields[1]),
+        Phase(codec.uint(fields[2], "phase", Phase.RUNNING, 1)),
+        None if left is None else codec.uint(left, "left_ms", UINT32_MAX),
     )
 
 
@@ -408,7 +463,7 @@ def _decode_failure(fields: tuple[Any, ...]) -> Failure:
 _DECODERS: dict[int, tuple[int, Callable[[tuple[Any, ...]], JobMessage], str]] = {
     1: (9, _decode_ask, "ask"),
     2: (4, _decode_quote, "quote"),
-    3: (5, _decode_refusal, "refusal"),
+    3: (4, _decode_refusal, "refusal"),
     4: (6, _decode_accept, "accept"),
     5: (4, _decode_input, "input"),
     6: (6, _decode_output_head, "output head"),
@@ -417,4 +472,6 @@ _DECODERS: dict[int, tuple[int, Callable[[tuple[Any, ...]], JobMessage], str]] =
     9: (3, _decode_receipt_ack, "receipt acknowledgement"),
     10: (2, _decode_cancel, "cancel"),
     11: (4, _decode_failure, "failure"),
+    12: (7, _decode_submit, "submission"),
+    13: (4, _decode_progress, "progress"),
 }

@@ -1,4 +1,4 @@
-"""job/1: the two bodies that are signed, a quote's and a receipt's (protocols/job/1/spec.md §3.4, §3.7)."""
+"""job/1: the bodies that are signed: a quote's, a receipt's, a refusal's (protocols/job/1/spec.md §3.4, §3.7, §3.11)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,21 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
+from cocoon_p2p.errors import RefusalReason
 from cocoon_p2p.ids import JobId, ModelId, PeerId, Tier
-from cocoon_p2p.limits import ITEMS_PER_JOB_MAX, JOB_BYTES_MAX, SEAL_KEY_RECORD_BYTES_MAX
+from cocoon_p2p.limits import (
+    AMOUNT_NANOGRAM_MAX,
+    DETAIL_CHARS_MAX,
+    ITEMS_PER_JOB_MAX,
+    JOB_BYTES_MAX,
+    SEAL_KEY_RECORD_BYTES_MAX,
+)
 from cocoon_p2p.wire import codec
 from cocoon_p2p.wire.codec import HASH_BYTES, UINT32_MAX, Bytes
 
 QUOTE_DOMAIN = b"cocoon-p2p/quote/1"
 RECEIPT_DOMAIN = b"cocoon-p2p/receipt/1"
+REFUSAL_DOMAIN = b"cocoon-p2p/refusal/1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +107,37 @@ class ReceiptBody:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class RefusalBody:
+    """What the provider signs: its "no" to one client's job, why, and what would make it a yes."""
+
+    provider: PeerId
+    client: PeerId
+    job_id: JobId
+    model_id: ModelId | None
+    """None where the refused message did not name one."""
+    reason: RefusalReason
+    detail: str
+    needed: int | None
+    """The number that would make it a yes (job/1 §6)."""
+    issued_at_ms: int
+
+    def encode(self) -> bytes:
+        return codec.pack(
+            [
+                1,
+                codec.peer_bytes(self.provider),
+                codec.peer_bytes(self.client),
+                self.job_id,
+                b"" if self.model_id is None else codec.model_bytes(self.model_id),
+                int(self.reason),
+                self.detail,
+                self.needed,
+                self.issued_at_ms,
+            ]
+        )
+
+
 def decode_quote_body(body: Bytes) -> QuoteBody:
     """Raises RemoteProtocolError."""
     # SPEC job/1 §3.4
@@ -140,6 +179,23 @@ def decode_receipt_body(body: Bytes) -> ReceiptBody:
         codec.uint(fields[11], "queue_us", codec.INT_MAX),
         codec.uint(fields[12], "execute_us", codec.INT_MAX),
         codec.time_ms(fields[13], "finished_at_ms"),
+    )
+
+
+def decode_refusal_body(body: Bytes) -> RefusalBody:
+    """Raises RemoteProtocolError."""
+    # SPEC job/1 §3.11
+    fields = codec.unpack_tagged(body, 1, 9, "refusal body")
+    needed = fields[7]
+    return RefusalBody(
+        codec.peer_id(fields[1], "provider"),
+        codec.peer_id(fields[2], "client"),
+        codec.job_id(fields[3]),
+        None if fields[4] == b"" else codec.model_id(fields[4]),
+        RefusalReason(codec.uint(fields[5], "refusal reason", RefusalReason.IDLE_POLICY, 1)),
+        codec.text(fields[6], "detail", DETAIL_CHARS_MAX),
+        None if needed is None else codec.uint(needed, "needed", AMOUNT_NANOGRAM_MAX),
+        codec.time_ms(fields[8], "issued_at_ms"),
     )
 
 

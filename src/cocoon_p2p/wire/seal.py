@@ -26,6 +26,8 @@ SUITE_XWING = 1
 KEY_ID_BYTES = 16
 NO_KEY_ID = bytes(KEY_ID_BYTES)
 """The key id of SUITE_PLAIN."""
+NO_COMMITMENT = bytes(32)
+"""The commitment of SUITE_PLAIN, which has no secrets."""
 SEAL_PUBLIC_KEY_BYTES = 1216
 RESPONSE_NONCE_BYTES = 32
 
@@ -86,6 +88,9 @@ class EnvelopeHeader:
     expires_at_ms: int
     payload_bytes: int
     items: int
+    commitment: bytes
+    """32 bytes: the hash of the request's secrets (seal/1 §4.5), so that whoever shows them later cannot show others;
+    NO_COMMITMENT for SUITE_PLAIN."""
 
     def encode(self) -> bytes:
         return codec.pack(
@@ -100,6 +105,7 @@ class EnvelopeHeader:
                 self.expires_at_ms,
                 self.payload_bytes,
                 self.items,
+                self.commitment,
             ]
         )
 
@@ -157,7 +163,7 @@ def decode_seal_key_record(body: Bytes) -> SealKeyRecord:
 def decode_envelope_header(header: Bytes) -> EnvelopeHeader:
     """Raises RemoteProtocolError."""
     # SPEC seal/1 §4.1
-    fields = _header_fields(header, 10, "envelope header")
+    fields = _header_fields(header, 11, "envelope header")
     return EnvelopeHeader(
         codec.uint(fields[1], "suite", SUITE_XWING),
         codec.fixed(fields[2], "key id", KEY_ID_BYTES),
@@ -168,6 +174,7 @@ def decode_envelope_header(header: Bytes) -> EnvelopeHeader:
         codec.time_ms(fields[7], "expires_at_ms"),
         codec.uint(fields[8], "payload_bytes", JOB_BYTES_MAX),
         codec.uint(fields[9], "items", ITEMS_PER_JOB_MAX, 1),
+        codec.fixed(fields[10], "commitment", codec.HASH_BYTES),
     )
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -15,6 +14,7 @@ from cocoon_p2p.sealing.envelope import (
     ChunkOpener,
     ChunkSealer,
     OpenedRequest,
+    RequestSecrets,
     SealedRequest,
     SealKey,
     ciphertext_bytes,
@@ -34,7 +34,7 @@ def payload_of(size: int) -> bytes:
 
 
 def pair(header: bytes = HEADER) -> tuple[SealedRequest, OpenedRequest]:
-    sealed = seal_request(KEY.public_key, header)
+    sealed = seal_request(KEY.public_key, header, RequestSecrets.draw())
     return sealed, KEY.open_request(header, sealed.box)
 
 
@@ -109,11 +109,11 @@ def test_the_ciphertext_says_nothing() -> None:
 
 
 def test_extensions_arrive() -> None:
-    sealed = seal_request(KEY.public_key, HEADER, extension=b"x" * EXTENSION_BYTES_MAX)
+    sealed = seal_request(KEY.public_key, HEADER, RequestSecrets.draw(), extension=b"x" * EXTENSION_BYTES_MAX)
     assert len(sealed.box) == BOX_BYTES_MAX
     assert KEY.open_request(HEADER, sealed.box).extension == b"x" * EXTENSION_BYTES_MAX
     with pytest.raises(LocalProtocolError):
-        seal_request(KEY.public_key, HEADER, extension=b"x" * (EXTENSION_BYTES_MAX + 1))
+        seal_request(KEY.public_key, HEADER, RequestSecrets.draw(), extension=b"x" * (EXTENSION_BYTES_MAX + 1))
 
 
 def test_sealing_into_a_buffer() -> None:
@@ -134,7 +134,7 @@ def box_refused(key: SealKey, header: bytes, box: bytes) -> None:
 
 
 def test_every_altered_bit_of_the_header_is_refused() -> None:
-    box = seal_request(KEY.public_key, HEADER).box
+    box = seal_request(KEY.public_key, HEADER, RequestSecrets.draw()).box
     for position in range(8 * len(HEADER)):
         altered = bytearray(HEADER)
         altered[position // 8] ^= 1 << position % 8
@@ -146,7 +146,7 @@ def test_every_altered_bit_of_the_header_is_refused() -> None:
 @settings(deadline=None, max_examples=100)
 @given(st.data())
 def test_altered_boxes_are_refused(data: st.DataObject) -> None:
-    box = bytearray(seal_request(KEY.public_key, HEADER, extension=b"more").box)
+    box = bytearray(seal_request(KEY.public_key, HEADER, RequestSecrets.draw(), extension=b"more").box)
     position = data.draw(st.integers(0, len(box) - 1))
     # X25519 ignores the highest bit of a public key, and the KEM's combiner hashes it in all the same
     box[position] ^= 1 << data.draw(st.integers(0, 7))
@@ -160,20 +160,20 @@ def test_garbage_boxes_are_refused(box: bytes) -> None:
 
 
 def test_another_key_does_not_open() -> None:
-    box_refused(SealKey.generate(), HEADER, seal_request(KEY.public_key, HEADER).box)
+    box_refused(SealKey.generate(), HEADER, seal_request(KEY.public_key, HEADER, RequestSecrets.draw()).box)
 
 
 @pytest.mark.parametrize("public_key", [b"", bytes(1215), b"\xff" * 1216])
 def test_a_public_key_that_is_none(public_key: bytes) -> None:
     with pytest.raises(RemoteProtocolError) as caught:
-        seal_request(public_key, HEADER)
+        seal_request(public_key, HEADER, RequestSecrets.draw())
     assert caught.value.code == "ENVELOPE"
 
 
 def test_a_public_key_of_small_order_is_refused() -> None:
     """X25519 of the zero point gives a secret that everybody knows."""
     with pytest.raises(RemoteProtocolError):
-        seal_request(KEY.public_key[:1184] + bytes(32), HEADER)
+        seal_request(KEY.public_key[:1184] + bytes(32), HEADER, RequestSecrets.draw())
 
 
 def test_keys_by_seed() -> None:
@@ -333,18 +333,48 @@ def test_one_response_a_header(plain: bool) -> None:
 # --- secrets ----------------------------------------------------------------------------------------------------------
 
 
-def secrets_of(*owners: Any) -> list[bytes]:
-    return [value for owner in owners for value in [getattr(owner, "_response_secret", None)] if value]
+def test_secrets_are_new_for_every_request() -> None:
+    drawn = [RequestSecrets.draw() for _ in range(10)]
+    assert len({secret for one in drawn for secret in (one.payload, one.response)}) == 20
+    assert all(len(secret) == 32 for one in drawn for secret in (one.payload, one.response))
+
+
+def test_both_sides_see_the_same_commitment() -> None:
+    sealed, opened = pair()
+    assert sealed.secrets is not None
+    assert opened.commitment == sealed.secrets.commitment
+    assert plain_request(HEADER).secrets is None
+    assert plain_opened(HEADER).commitment is None
+
+
+def test_the_commitment_is_to_both_secrets_in_their_places() -> None:
+    a, b, c = (os.urandom(32) for _ in range(3))
+    commitments = {RequestSecrets(*both).commitment for both in ((a, b), (b, a), (a, c), (c, b), (a, b))}
+    assert len(commitments) == 4
+    assert all(len(commitment) == 32 for commitment in commitments)
+
+
+@pytest.mark.parametrize("size", [0, 200, CHUNK_BYTES, 17 * CHUNK_BYTES + 64])
+def test_the_same_secrets_give_the_same_bytes_again(size: int) -> None:
+    """By which evidence shows a job without its ciphertext (evidence/1 §3)."""
+    sealed, opened = pair()
+    assert sealed.secrets is not None
+    again = sealed.secrets.payload_sealer(HEADER)
+    assert seal_all(sealed.sealer, payload_of(size)) == seal_all(again, payload_of(size), CHUNK_BYTES * 16)
+    answer = seal_all(opened.response_sealer(b"response"), payload_of(size))
+    assert answer == seal_all(sealed.secrets.response_sealer(HEADER, b"response"), payload_of(size))
+    assert answer != seal_all(sealed.secrets.response_sealer(HEADER, b"another"), payload_of(size))
 
 
 def test_texts_show_no_secret() -> None:
     seed = os.urandom(32)
     key = SealKey(seed)
-    sealed = seal_request(key.public_key, HEADER)
+    secrets = RequestSecrets.draw()
+    sealed = seal_request(key.public_key, HEADER, secrets)
     opened = key.open_request(HEADER, sealed.box)
-    text = "".join(repr(x) for x in (key, sealed, opened, sealed.sealer, opened.opener))
+    text = "".join(repr(x) + str(x) for x in (key, secrets, sealed, opened, sealed.sealer, opened.opener))
     assert key.key_id.hex() in text
-    for secret in [seed, *secrets_of(sealed, opened)]:
+    for secret in (seed, secrets.payload, secrets.response):
         assert secret.hex() not in text
         assert repr(secret) not in text
 

@@ -9,13 +9,15 @@ from hypothesis import given, settings
 from cocoon_p2p.errors import RemoteProtocolError
 from cocoon_p2p.ids import ModelId, Tier, peer_id_from_public_key
 from cocoon_p2p.limits import (
+    BOOK_ANSWER_MAX,
     DHT_VALUE_BYTES_MAX,
+    FRAME_BYTES_MAX,
     GOSSIP_MESSAGE_BYTES_MAX,
     MANIFEST_BYTES_MAX,
     MODELS_PER_ANNOUNCEMENT_MAX,
 )
 from cocoon_p2p.wire import capacity
-from cocoon_p2p.wire.capacity import Announcement, Offer, SignedAnnouncement
+from cocoon_p2p.wire.capacity import Announcement, DeviceClass, Offer, SignedAnnouncement, TierPrice, Unit
 
 PEER = peer_id_from_public_key(bytes(32))
 NOW_MS = 1_760_000_000_000
@@ -25,16 +27,17 @@ def offer(number: int) -> Offer:
     return Offer(
         model_id=ModelId(f"{number:064x}"),
         name="all-MiniLM-L6-v2",
-        tiers=(Tier.OPEN, Tier.SEALED),
-        price_base=1_000_000,
-        price_per_item=100_000,
+        unit=Unit.ITEM,
+        prices=(TierPrice(Tier.OPEN, 1_000_000, 100_000), TierPrice(Tier.SEALED, 1_200_000, 120_000)),
         items_max=4096,
         input_bytes_max=2**31,
         slots_total=4,
         slots_free=2,
         queue_ms=120,
         device="cuda:0",
+        device_class=DeviceClass.GPU,
         item_us=800,
+        throughput=1_250_000,
     )
 
 
@@ -47,6 +50,7 @@ def announcement(offers: int = 1) -> Announcement:
         addresses=("/ip4/192.0.2.7/tcp/4001",),
         agent="cocoon_p2p/0.1.0",
         settlement_networks=(0,),
+        region="eu-central",
         offers=tuple(offer(i) for i in range(offers)),
     )
 
@@ -74,6 +78,22 @@ def test_the_longest_manifest() -> None:
 def test_the_largest_ordinary_announcement_fits_gossip_and_dht() -> None:
     signed = SignedAnnouncement(announcement(MODELS_PER_ANNOUNCEMENT_MAX).encode(), bytes(64)).encode()
     assert len(signed) < min(GOSSIP_MESSAGE_BYTES_MAX, DHT_VALUE_BYTES_MAX)
+
+
+def test_the_largest_book_fits_a_frame() -> None:
+    entry = capacity.BookEntry(bytes(DHT_VALUE_BYTES_MAX), capacity.HeardBy.GOSSIP, 2**63 - 1)
+    book = capacity.Book((entry,) * BOOK_ANSWER_MAX)
+    assert len(book.encode()) <= FRAME_BYTES_MAX
+    assert capacity.decode_message(book.encode()) == book
+
+
+def test_the_price_of_a_tier() -> None:
+    one = offer(1)
+    assert one.tiers == (Tier.OPEN, Tier.SEALED)
+    sealed = one.price(Tier.SEALED)
+    assert sealed is not None
+    assert sealed.total(3) == 1_560_000
+    assert one.price(Tier.ATTESTED) is None
 
 
 def test_a_signed_announcement_of_garbage_cannot_be_made() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cocoon_p2p.errors import RemoteProtocolError
 from cocoon_p2p.limits import FRAME_BYTES_MAX, WIRE_ARRAY_LENGTH_MAX
-from cocoon_p2p.wire import capacity, codec, job, seal, voucher
+from cocoon_p2p.wire import capacity, codec, evidence, job, market_file, seal, voucher
 
 Decoder = Callable[[bytes], Any]
 
@@ -19,8 +19,12 @@ ROUND_TRIPS: dict[str, tuple[Decoder, st.SearchStrategy[Any]]] = {
     "job message": (job.decode_message, ws.job_messages),
     "quote body": (job.decode_quote_body, ws.quote_bodies),
     "receipt body": (job.decode_receipt_body, ws.receipt_bodies),
+    "refusal body": (job.decode_refusal_body, ws.refusal_bodies),
+    "evidence": (evidence.decode_evidence, ws.accusations),
+    "signed evidence": (evidence.SignedEvidence.decode, ws.signed_accusations),
     "capacity message": (capacity.decode_message, ws.capacity_messages),
     "announcement": (capacity.decode_announcement, ws.announcements()),
+    "record of a market file": (market_file.decode_file_record, ws.file_records),
     "envelope header": (seal.decode_envelope_header, ws.envelope_headers),
     "response header": (seal.decode_response_header, ws.response_headers),
     "signed seal key record": (seal.decode_signed_seal_key_record, ws.signed_seal_key_records),

@@ -6,11 +6,22 @@ import msgpack
 import pytest
 
 from cocoon_p2p.errors import RefusalReason, RemoteProtocolError
-from cocoon_p2p.ids import JobId, ModelId, Tier
-from cocoon_p2p.limits import CHUNK_BYTES, CHUNKS_PER_FRAME_MAX, FRAME_BYTES_MAX
+from cocoon_p2p.ids import JobId, ModelId, Tier, peer_id_from_bytes, peer_id_from_public_key, peer_id_to_bytes
+from cocoon_p2p.limits import (
+    AMOUNT_NANOGRAM_MAX,
+    BOX_BYTES_MAX,
+    CHUNK_BYTES,
+    CHUNKS_PER_FRAME_MAX,
+    DETAIL_CHARS_MAX,
+    FRAME_BYTES_MAX,
+    HEADER_BYTES_MAX,
+    PAYMENT_BYTES_MAX,
+    REFUSAL_BYTES_MAX,
+)
 from cocoon_p2p.wire import job
 
 JOB = JobId(bytes(range(16)))
+PEER = peer_id_to_bytes(peer_id_from_public_key(bytes(32)))
 
 
 @pytest.mark.parametrize("kind", [job.Input, job.Output])
@@ -74,9 +85,40 @@ def test_decoded_numbers_have_their_names() -> None:
     assert isinstance(ask, job.Ask)
     assert ask.tier is Tier.SEALED
     assert ask.model_id == ModelId("00" * 32)
-    refusal = job.decode_message(msgpack.packb([3, JOB, 1, "", 5]))
-    assert isinstance(refusal, job.Refusal)
+    refusal = job.decode_refusal_body(msgpack.packb([1, PEER, PEER, JOB, b"", 1, "", 5, 0]))
     assert refusal.reason is RefusalReason.BUSY
+    assert refusal.model_id is None
+    progress = job.decode_message(msgpack.packb([13, JOB, 1, None]))
+    assert isinstance(progress, job.Progress)
+    assert progress.phase is job.Phase.QUEUED
     failure = job.decode_message(msgpack.packb([11, JOB, 4, ""]))
     assert isinstance(failure, job.Failure)
     assert failure.code is job.FailureCode.WORKER
+
+
+def test_the_longest_refusal_fits_its_bound() -> None:
+    """A detail of characters that take four bytes each, and every number at its largest."""
+    peer = peer_id_from_bytes(PEER)
+    body = job.RefusalBody(
+        peer, peer, JOB, ModelId("00" * 32), RefusalReason.IDLE_POLICY, "\U0001f9c1" * DETAIL_CHARS_MAX,
+        AMOUNT_NANOGRAM_MAX, 2**63 - 1,
+    )  # fmt: skip
+    assert len(body.encode()) <= REFUSAL_BYTES_MAX
+    refusal = job.Refusal(JOB, body.encode(), bytes(64))
+    assert job.decode_message(refusal.encode()) == refusal
+    assert job.decode_refusal_body(refusal.body) == body
+
+
+def test_the_terms_of_any_job_fit_a_submission() -> None:
+    peer = peer_id_from_bytes(PEER)
+    terms = job.QuoteBody(
+        peer, peer, JOB, ModelId("00" * 32), Tier.SEALED, 4096, 2**31, *[AMOUNT_NANOGRAM_MAX] * 3, 2**63 - 1, 0, -(2**31),
+        b"", b"",
+    ).encode()  # fmt: skip
+    longest = bytes(PAYMENT_BYTES_MAX)
+    submission = job.Submit(JOB, terms, 3_600_000, longest, bytes(HEADER_BYTES_MAX), bytes(BOX_BYTES_MAX))
+    assert job.decode_message(submission.encode()) == submission
+
+
+def test_progress_is_short() -> None:
+    assert len(job.Progress(JOB, job.Phase.RUNNING, 2**32 - 1).encode()) <= 32

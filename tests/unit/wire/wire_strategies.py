@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cocoon_p2p import limits
 from cocoon_p2p.errors import RefusalReason
 from cocoon_p2p.ids import JobId, ModelId, Tier, peer_id_from_public_key
-from cocoon_p2p.wire import capacity, job, seal, voucher
+from cocoon_p2p.wire import capacity, evidence, job, market_file, seal, voucher
 
 
 def raw(size: int) -> st.SearchStrategy[bytes]:
@@ -43,10 +43,14 @@ receipt_bodies = st.builds(
     job.ReceiptBody, peer_ids, peer_ids, job_ids, model_ids, tiers, raw(32), amounts, items, raw(32), raw(32), times, times,
     times,
 )  # fmt: skip
+refusal_bodies = st.builds(
+    job.RefusalBody, peer_ids, peer_ids, job_ids, st.none() | model_ids, st.sampled_from(RefusalReason), details,
+    st.none() | amounts, times,
+)  # fmt: skip
 job_messages: st.SearchStrategy[Any] = st.one_of(
     st.builds(job.Ask, job_ids, model_ids, tiers, items, sizes, amounts, st.integers(1, 3_600_000), networks),
     st.builds(job.Quote, job_ids, quote_bodies.map(lambda body: body.encode()), signatures),
-    st.builds(job.Refusal, job_ids, st.sampled_from(RefusalReason), details, st.none() | amounts),
+    st.builds(job.Refusal, job_ids, refusal_bodies.map(lambda body: body.encode()), signatures),
     st.builds(job.Accept, job_ids, raw(32), st.binary(max_size=64), st.binary(max_size=64), st.binary(max_size=64)),
     st.builds(job.Input, job_ids, ciphertexts, st.booleans()),
     st.builds(job.OutputHead, job_ids, st.binary(max_size=64), sizes, times, times),
@@ -55,11 +59,20 @@ job_messages: st.SearchStrategy[Any] = st.one_of(
     st.builds(job.ReceiptAck, job_ids, signatures),
     st.builds(job.Cancel, job_ids),
     st.builds(job.Failure, job_ids, st.sampled_from(job.FailureCode), details),
-)
+    st.builds(
+        job.Submit, job_ids, quote_bodies.map(lambda body: body.encode()), st.integers(1, 3_600_000), st.binary(max_size=64),
+        st.binary(max_size=64), st.binary(max_size=64),
+    ),
+    st.builds(job.Progress, job_ids, st.sampled_from(job.Phase), st.none() | uint32),
+)  # fmt: skip
 
+prices = st.lists(
+    st.builds(capacity.TierPrice, tiers, amounts, amounts), max_size=3, unique_by=lambda price: price.tier
+)
 offers = st.builds(
-    capacity.Offer, model_ids, st.text(max_size=64), st.lists(tiers, max_size=3).map(tuple), amounts, amounts, uint32, times,
-    uint32, uint32, uint32, st.text(max_size=64), uint32,
+    capacity.Offer, model_ids, st.text(max_size=64), st.sampled_from(capacity.Unit),
+    prices.map(lambda found: tuple(sorted(found, key=lambda price: price.tier))), uint32, times, uint32, uint32, uint32,
+    st.text(max_size=64), st.sampled_from(capacity.DeviceClass), uint32, times,
 )  # fmt: skip
 
 
@@ -74,22 +87,41 @@ def announcements(draw: st.DrawFn) -> capacity.Announcement:
         addresses=tuple(draw(st.lists(st.text(max_size=30), max_size=4))),
         agent=draw(st.text(max_size=64)),
         settlement_networks=tuple(draw(st.lists(networks, max_size=8))),
+        region=draw(st.text(max_size=16)),
         offers=tuple(draw(st.lists(offers, max_size=3, unique_by=lambda offer: offer.model_id))),
     )
 
 
+book_entries = st.builds(capacity.BookEntry, st.binary(max_size=100), st.sampled_from(capacity.HeardBy), times)
 capacity_messages: st.SearchStrategy[Any] = st.one_of(
     st.just(capacity.GetCapacity()),
     st.just(capacity.NoCapacity()),
     st.builds(capacity.GetManifest, model_ids),
     st.builds(capacity.Manifest, st.binary(max_size=100)),
     st.just(capacity.NoManifest()),
+    st.builds(capacity.GetBook, st.none() | model_ids, st.none() | peer_ids, st.integers(1, limits.BOOK_ANSWER_MAX)),
+    st.builds(capacity.Book, st.lists(book_entries, max_size=4).map(tuple)),
     st.builds(
         lambda body, signature: capacity.SignedAnnouncement(body.encode(), signature), announcements(), signatures
     ),
 )
+file_records: st.SearchStrategy[Any] = st.one_of(
+    st.tuples(times, times).flatmap(
+        lambda both: st.builds(market_file.FileHeader, peer_ids, st.just(min(both)), st.just(max(both)))
+    ),
+    st.builds(market_file.FileEntry, times, st.binary(max_size=100)),
+    st.builds(market_file.FileEnd, times),
+)
 envelope_headers = st.builds(
-    seal.EnvelopeHeader, st.sampled_from([0, 1]), raw(16), job_ids, model_ids, peer_ids, amounts, times, sizes, items
+    seal.EnvelopeHeader, st.sampled_from([0, 1]), raw(16), job_ids, model_ids, peer_ids, amounts, times, sizes, items, raw(32),
+)  # fmt: skip
+accusations = st.builds(
+    evidence.Evidence, peer_ids, times, model_ids, st.sampled_from(evidence.EvidenceKind),
+    st.integers(0, evidence.TOLERANCE_MAX), st.binary(max_size=64), signatures, st.binary(max_size=64),
+    st.binary(max_size=64), maybe(32), maybe(32), st.binary(max_size=64), st.binary(max_size=64), st.binary(max_size=64),
+)  # fmt: skip
+signed_accusations = st.builds(
+    lambda body, signature: evidence.SignedEvidence(body.encode(), signature), accusations, signatures
 )
 response_headers = st.builds(seal.ResponseHeader, job_ids, raw(32))
 channel_configs = st.builds(voucher.ChannelConfig, raw(32), peer_ids, peer_ids, raw(16), uint32, networks)
