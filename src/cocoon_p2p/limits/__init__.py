@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from cocoon_p2p.limits.discovery import *
 from cocoon_p2p.limits.jobs import *
+from cocoon_p2p.limits.market import *
 from cocoon_p2p.limits.network import *
 from cocoon_p2p.limits.records import *
 from cocoon_p2p.limits.sizes import *

@@ -15,7 +15,7 @@ DHT_RECORDS_MAX = 4096
 DHT_CONTENTS_MAX = 4096
 """Content ids whose providers one node keeps, each at most DHT_PROVIDERS_MAX."""
 DHT_RECORD_LIFETIME_S = 3600.0
-"""A value is republished whenever it changes (announcements: every 25 s); its own expiry is inside it."""
+"""A value is republished whenever it changes (announcements: every RECORD_INTERVAL_S); its own expiry is inside it."""
 DHT_PROVIDER_LIFETIME_S = 900.0
 """Three times DHT_PROVIDER_REPUBLISH_S; the library keeps them for 48 hours."""
 DHT_REFRESH_INTERVAL_S = 300.0
@@ -235,11 +235,11 @@ MDNS_PEERS_MAX = 32
 MDNS_STOP_TIMEOUT_S = 1.0
 
 
-# --- discovery (drivers/market.py) ----------------------------------------------------------------------------------
+# --- discovery (drivers/discovery.py) ----------------------------------------------------------------------------------
 DISCOVERY_TIMEOUT_S = 5.0
 """How long "nobody offers that" takes: a DHT lookup (3 s at most) and the time to ask those it names."""
 DISCOVERY_INTERVAL_S = 10.0
-"""With fewer than ASKED_AT_ONCE_MAX offers of a model known, the DHT is asked again, in the background, this often."""
+"""With fewer than MARKET_FRESH_OFFERS offers of a model known, more are looked for in the background, this often at first."""
 DISCOVERY_GRACE_S = 0.3
 """How long slower providers may still answer after the first: ten round trips of a continent."""
 QUOTE_TIMEOUT_S = 5.0
@@ -250,8 +250,8 @@ ASKED_AT_ONCE_MAX = 3
 """Providers asked for a quote for one job: each one more costs a round trip, and finds a better offer more rarely."""
 MANIFESTS_CACHED_MAX = 256
 """At most 64 MiB; manifests are a few KB."""
-JOB_ATTEMPTS_MAX = 2
-"""The first provider, and one more when that one fails."""
+JOB_ATTEMPTS_MAX = 5
+"""Providers that one job is given to, one after the other: where one in ten dies in mid-job, one job in 100,000 fails."""
 MANIFEST_SOURCES_MAX = 4
 """Peers asked one after the other for a manifest before giving up."""
 NEIGHBOURS_ASKED_MAX = 8
@@ -295,8 +295,8 @@ SEEKS_BURST = 16
 # --- capacity announcements ------------------------------------------------------------------------------------------
 ANNOUNCEMENT_LIFETIME_S = 60.0
 """So a provider that died is out of everybody's book within a minute."""
-ANNOUNCEMENT_INTERVAL_S = 25.0
-"""Two chances before the last one expires."""
+ANNOUNCEMENT_INTERVAL_S = 30.0
+"""Less ANNOUNCEMENT_JITTER: two chances before the last one expires."""
 ANNOUNCEMENT_MIN_INTERVAL_S = 1.0
 """Changes in between are gathered: at most one announcement a second, a tenth of what gossip lets through."""
 ANNOUNCEMENT_CLOCK_SKEW_S = 10.0

@@ -32,8 +32,6 @@ RECEIPTS_KEPT_MAX = 200_000
 """Evidence, so more of them: at about 600 bytes each 120 MB."""
 DATABASE_CHECK_BYTES_MAX = 64 * MIB
 """A database up to this size is checked as a whole when it is opened: 0.04 s (measured)."""
-OUTCOMES_COUNTED_MAX = 100
-"""Last jobs of a provider that its reliability is judged by: enough for a percent, and what is long ago does not count."""
 DATABASE_LOCK_TIMEOUT_S = 1.0
 """Nobody but the CLI, which only reads, shares a database with the node."""
 DATABASE_WAL_BYTES_KEPT_MAX = 16 * MIB

@@ -10,8 +10,21 @@ from cocoon_p2p.units import format_nanogram
 
 
 @dataclass(frozen=True, slots=True)
+class Admitted:
+    """Yes: quote it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    reason: RefusalReason
+    detail: str
+    needed: int | None = None
+    """As in `errors.PeerRefused`."""
+
+
+@dataclass(frozen=True, slots=True)
 class JobFacts:
-    """What the client asks for (ASK), and what we would quote for it."""
+    """What the client asks for (ASK, SUBMIT), and what we would quote for it."""
 
     tier: int
     items: int
@@ -38,6 +51,8 @@ class ProviderFacts:
     """The state of this node."""
 
     shutting_down: bool
+    rests: Refused | None
+    """Why it takes no job now, though it offers models: the operator's rules."""
     networks: frozenset[int]
     """Settlement networks that we take payments on."""
     jobs: int
@@ -57,19 +72,8 @@ class PeerFacts:
     """Its quoted and running jobs here."""
     jobs_max: int
     banned: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Admitted:
-    """Yes: quote it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    reason: RefusalReason
-    detail: str
-    needed: int | None = None
-    """As in `errors.PeerRefused`."""
+    lost_standing: Refused | None = None
+    """Why its standing here is too low for a job now."""
 
 
 Decision = Admitted | Refused
@@ -77,7 +81,7 @@ _ADMITTED = Admitted()
 
 
 def admit(job: JobFacts, model: ModelFacts | None, provider: ProviderFacts, peer: PeerFacts) -> Decision:
-    """Decide on an ASK; `model` is None when we do not offer it. What waiting would not mend is said first."""
+    """Decide on an ASK or SUBMIT; `model` is None when we do not offer it. What waiting would not mend is said first."""
     return _never(job, model, provider, peer) or _not_now(job, provider, peer) or _ADMITTED
 
 
@@ -113,6 +117,10 @@ def _never(job: JobFacts, model: ModelFacts | None, provider: ProviderFacts, pee
 
 
 def _not_now(job: JobFacts, provider: ProviderFacts, peer: PeerFacts) -> Refused | None:
+    if peer.lost_standing is not None:
+        return peer.lost_standing
+    if provider.rests is not None:
+        return provider.rests
     wait_ms = max(provider.queue_ms, 1)
     if peer.jobs >= peer.jobs_max:
         return Refused(RefusalReason.BUSY, f"{peer.jobs} jobs of this peer are in progress already", needed=wait_ms)

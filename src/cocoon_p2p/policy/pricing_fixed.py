@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from cocoon_p2p.errors import ConfigError
-from cocoon_p2p.limits import AMOUNT_NANOGRAM_MAX, ITEMS_PER_JOB_MAX
-from cocoon_p2p.policy.price import Price, PriceFacts
+from cocoon_p2p.policy.price import ListedPrice, Price, PriceFacts
 
 
-@dataclass(frozen=True, slots=True)
 class FixedPricing:
-    """Nanogram. Raises ConfigError for a negative price, or one that the largest job would make too large to count."""
+    """Nanogram. Raises ConfigError as `ListedPrice` does."""
 
-    price_base: int
-    price_per_item: int
+    def __init__(self, price_base: int, price_per_item: int) -> None:
+        self._listed = ListedPrice(price_base, price_per_item)
 
-    def __post_init__(self) -> None:
-        for key, value in (("price_base", self.price_base), ("price_per_item", self.price_per_item)):
-            if value < 0:
-                raise ConfigError(f"{key} is {value}: a price is 0 or more nanogram")
-        if self.price_base + self.price_per_item * ITEMS_PER_JOB_MAX > AMOUNT_NANOGRAM_MAX:
-            raise ConfigError(
-                f"price_base and price_per_item are too large: a job of {ITEMS_PER_JOB_MAX} items would cost more than "
-                f"{AMOUNT_NANOGRAM_MAX} nanogram"
-            )
+    @classmethod
+    def of(cls, listed: ListedPrice) -> FixedPricing:
+        """Its floor and ceiling do not matter."""
+        return cls(listed.base, listed.per_item)
 
     def price(self, facts: PriceFacts) -> Price:
-        return Price(self.price_base, self.price_per_item, self.price_base + self.price_per_item * facts.items)
+        listed = self._listed
+        return Price(listed.base, listed.per_item, listed.base + listed.per_item * facts.items)
+
+    def observe(self, utilisation: float) -> bool:
+        """It never moves."""
+        del utilisation
+        return False

@@ -86,6 +86,7 @@ FAULT_OF_CODE: dict[str, Fault] = {
     "QUOTE": Fault.BAD_QUOTE,
     "RECEIPT": Fault.BAD_RECEIPT,
     "ANNOUNCEMENT": Fault.FORGED_ANNOUNCEMENT,
+    "FLOOD": Fault.FLOOD,
 }
 """The code of a RemoteProtocolError -> the fault it stands for."""
 
@@ -147,9 +148,3 @@ def after_fault(standing: Standing, fault: Fault, now_ms: int) -> Standing:
         penalty = STANDING_PENALTY_MAX
         banned_until_ms = max(banned_until_ms, now_ms + round(STANDING_BAN_S * 1000))
     return Standing(penalty, now_ms, banned_until_ms)
-
-
-def reliability(done: int, failed: int) -> float:
-    """How likely the next job succeeds, 0 < … < 1, after `done` and `failed` ones: Laplace's rule of succession, so a
-    stranger counts as a half, and as good after its first success as one that failed one job in three."""
-    return (done + 1) / (done + failed + 2)

@@ -1,31 +1,43 @@
-"""Which providers a client asks: out of a few random offers that fit, the one with the best price × time ÷ reliability.
+"""Which providers a client asks: out of a few random offers that fit, the one that its preference likes best.
 
 Taking the best of several random candidates, and not the best of all, keeps the clients of a network from all running to
-the same provider.
+the same provider (Mitzenmacher, The Power of Two Choices in Randomized Load Balancing, 2001). What a crowd of strangers can
+have of our jobs is bounded twice: by subnet, and, while a provider fits that we know to be good, by a small share for all
+newcomers together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from cocoon_p2p.errors import RefusalReason
 from cocoon_p2p.ids import PeerId, Tier
-from cocoon_p2p.limits import SELECTION_SAMPLE
+from cocoon_p2p.limits import (
+    KNOWN_GOOD_RELIABILITY,
+    NEWCOMER_SHARE,
+    NEWCOMER_TRIES,
+    SELECTION_SAMPLE,
+    SUBNET_ASKED_MAX,
+    SUBNET_DRAWN_MAX,
+)
+from cocoon_p2p.policy.preference import BALANCED, Preference
 from cocoon_p2p.units import format_nanogram
 
 LATENCY_UNKNOWN_MS = 100.0
 """A round trip between continents: somebody whose latency was never measured is not preferred for it."""
 ITEM_UNKNOWN_US = 10_000
 """Work per item where a provider announces none."""
-RELIABILITY_MIN = 0.01
 
 
 class Random(Protocol):
     """The part of `random.Random` that is used here; it is handed in, so that a seed repeats a decision."""
 
     def sample(self, population: Sequence[int], k: int) -> list[int]: ...
+
+    def random(self) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +53,8 @@ class Wanted:
     """Only this one."""
     networks: frozenset[int] = frozenset({0})
     """Settlement networks that we can pay on."""
+    min_reliability: float = 0.0
+    """0 … 1; a stranger's is 0.5."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,23 +62,52 @@ class Candidate:
     """One provider's offer of the model, and what we know of the provider."""
 
     peer_id: PeerId
-    price_base: int
-    price_per_item: int
-    tiers: frozenset[Tier]
+    prices: Mapping[Tier, tuple[int, int]]
+    """By tier: nanogram a job, and nanogram an item on top."""
     items_max: int
     input_bytes_max: int
     networks: frozenset[int] = frozenset({0})
     queue_ms: int = 0
     item_us: int = 0
-    """Announced work per item; 0 for unknown."""
+    """Work per item as we know it from there, else as announced; 0 for unknown."""
     latency_ms: float | None = None
     reliability: float = 0.5
-    """0 … 1, of `policy.reputation.reliability`."""
+    """0 … 1, of `policy.experience.reliability`."""
     banned: bool = False
+    subnet: str = ""
+    """Of whom it may be a part (`policy.subnets`); "" for one of its own."""
+    tries: int = 0
+    """Jobs that it had from us."""
+    expected_ms: float | None = None
+    """How long this job takes there by our own experience, without its queue; None where there is none."""
+    in_flight: int = 0
+    """Jobs of ours that it has at this moment."""
+    slots_free: int | None = None
+    """As announced; None for unknown."""
 
-    def price(self, items: int) -> int:
-        """Nanogram."""
-        return self.price_base + self.price_per_item * items
+    def price(self, wanted: Wanted) -> int:
+        """Nanogram, for a tier that it offers."""
+        base, per_item = self.prices[wanted.tier]
+        return base + per_item * wanted.items
+
+    def time_ms(self, wanted: Wanted) -> float:
+        """How long the job is expected to take: as we know it from there, else by what was announced; behind what waits
+        there already, our own jobs included, which its last announcement may not count yet."""
+        work_ms = wanted.items * (self.item_us or ITEM_UNKNOWN_US) / 1000
+        expected_ms = self.expected_ms
+        if expected_ms is None:
+            expected_ms = (LATENCY_UNKNOWN_MS if self.latency_ms is None else self.latency_ms) + work_ms
+        return 1 + expected_ms + self.queue_ms + self.in_flight * work_ms
+
+    @property
+    def is_newcomer(self) -> bool:
+        """We cannot tell yet what it is worth."""
+        return self.tries < NEWCOMER_TRIES
+
+    @property
+    def is_known_good(self) -> bool:
+        """It did our jobs well, and has room for one more as far as we know."""
+        return not self.is_newcomer and self.reliability >= KNOWN_GOOD_RELIABILITY and self.slots_free != 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +125,23 @@ class Selection:
     chosen: tuple[Candidate, ...]
     """The one to ask first, first."""
     excluded: tuple[Excluded, ...]
+    trial: bool = False
+    """The first of the chosen is a newcomer that is to have this job if it wants it, though others score better."""
 
 
-def select(wanted: Wanted, candidates: Sequence[Candidate], *, count: int, rng: Random) -> Selection:
-    """Up to `count` candidates, each the best of `limits.SELECTION_SAMPLE` random ones of those that are left."""
+def select(
+    wanted: Wanted,
+    candidates: Sequence[Candidate],
+    *,
+    count: int,
+    rng: Random,
+    prefer: Preference = BALANCED,
+    at_least: int = 1,
+) -> Selection:
+    """Up to `count` candidates, each the best of `limits.SELECTION_SAMPLE` random ones of those that are left.
+
+    While a good one fits that we know, newcomers are drawn once in 1 / `limits.NEWCOMER_SHARE` times, and as many as are
+    missing from `at_least`."""
     fitting: list[Candidate] = []
     excluded: list[Excluded] = []
     for candidate in candidates:
@@ -94,23 +150,64 @@ def select(wanted: Wanted, candidates: Sequence[Candidate], *, count: int, rng: 
             fitting.append(candidate)
         else:
             excluded.append(misfit)
-    chosen: list[Candidate] = []
-    while fitting and len(chosen) < count:
-        drawn = rng.sample(range(len(fitting)), min(SELECTION_SAMPLE, len(fitting)))
-        best = min(drawn, key=lambda i: score(wanted, fitting[i]))
-        chosen.append(fitting[best])
-        fitting[best] = fitting[-1]
-        fitting.pop()
-    return Selection(tuple(chosen), tuple(excluded))
+    if not any(candidate.is_known_good for candidate in fitting):
+        chosen = _choose(wanted, fitting, count, rng, prefer)
+        return Selection(tuple(chosen), tuple(excluded))
+    known = [candidate for candidate in fitting if not candidate.is_newcomer]
+    newcomers = [candidate for candidate in fitting if candidate.is_newcomer]
+    trial = bool(newcomers) and count > 0 and rng.random() < NEWCOMER_SHARE
+    chosen = _choose(wanted, newcomers, 1, rng, prefer) if trial else []
+    chosen += _choose(wanted, known, count - len(chosen), rng, prefer, beside=chosen)
+    if len(chosen) < at_least:
+        left = [candidate for candidate in newcomers if candidate not in chosen]
+        chosen += _choose(wanted, left, min(at_least, count) - len(chosen), rng, prefer, beside=chosen)
+    return Selection(tuple(chosen), tuple(excluded), trial)
 
 
 def score(wanted: Wanted, candidate: Candidate) -> float:
-    """Price × expected time ÷ reliability; lower is better. One nanogram is added to the price, so that time still
-    counts between offers that cost nothing."""
-    item_us = candidate.item_us or ITEM_UNKNOWN_US
-    latency_ms = LATENCY_UNKNOWN_MS if candidate.latency_ms is None else candidate.latency_ms
-    time_ms = 1 + latency_ms + candidate.queue_ms + wanted.items * item_us / 1000
-    return (candidate.price(wanted.items) + 1) * time_ms / max(candidate.reliability, RELIABILITY_MIN)
+    """Price × expected time ÷ reliability; lower is better."""
+    return BALANCED.score(wanted, candidate)
+
+
+def _choose(
+    wanted: Wanted,
+    fitting: Sequence[Candidate],
+    count: int,
+    rng: Random,
+    prefer: Preference,
+    *,
+    beside: Sequence[Candidate] = (),
+) -> list[Candidate]:
+    """`count` of them, or all; those of subnets that were chosen from already only when no others are left."""
+    pool = list(fitting)
+    chosen: list[Candidate] = []
+    taken = Counter(candidate.subnet for candidate in beside if candidate.subnet)
+    while pool and len(chosen) < count:
+        elsewhere = [candidate for candidate in pool if taken[candidate.subnet] < SUBNET_ASKED_MAX]
+        best = min(_drawn(elsewhere or pool, rng), key=lambda candidate: prefer.score(wanted, candidate))
+        chosen.append(best)
+        pool.remove(best)
+        if best.subnet:
+            taken[best.subnet] += 1
+    return chosen
+
+
+def _drawn(pool: Sequence[Candidate], rng: Random) -> list[Candidate]:
+    """`limits.SELECTION_SAMPLE` random ones, of one subnet at most `limits.SUBNET_DRAWN_MAX` while there are others."""
+    subnets = {candidate.subnet for candidate in pool}
+    one_subnet = len(subnets) == 1 and "" not in subnets
+    counted: Counter[str] = Counter()
+    drawn: list[Candidate] = []
+    for index in rng.sample(range(len(pool)), len(pool)):
+        candidate = pool[index]
+        if candidate.subnet and not one_subnet:
+            if counted[candidate.subnet] == SUBNET_DRAWN_MAX:
+                continue
+            counted[candidate.subnet] += 1
+        drawn.append(candidate)
+        if len(drawn) == SELECTION_SAMPLE:
+            break
+    return drawn
 
 
 def why_not(wanted: Wanted, candidate: Candidate) -> Excluded | None:
@@ -119,9 +216,14 @@ def why_not(wanted: Wanted, candidate: Candidate) -> Excluded | None:
         return Excluded(candidate, RefusalReason.LIMITS, "another provider was asked for")
     if candidate.banned:
         return Excluded(candidate, RefusalReason.STANDING, "it broke the rules of the protocols too often")
-    if wanted.tier not in candidate.tiers:
-        offered = ", ".join(tier.name.lower() for tier in sorted(candidate.tiers)) or "no tier"
+    if wanted.tier not in candidate.prices:
+        offered = ", ".join(tier.name.lower() for tier in sorted(candidate.prices)) or "no tier"
         return Excluded(candidate, RefusalReason.TIER, f"offers {offered}, not {wanted.tier.name.lower()}")
+    if candidate.reliability < wanted.min_reliability:
+        known = f"{candidate.reliability:.2f}" if candidate.tries else f"not known ({candidate.reliability:.2f})"
+        return Excluded(
+            candidate, RefusalReason.STANDING, f"its reliability is {known}; {wanted.min_reliability:.2f} is wanted"
+        )
     if not wanted.networks & candidate.networks:
         taken = ", ".join(map(str, sorted(candidate.networks))) or "none"
         return Excluded(candidate, RefusalReason.PAYMENT, f"takes payments on network {taken}")
@@ -139,7 +241,7 @@ def why_not(wanted: Wanted, candidate: Candidate) -> Excluded | None:
             f"takes {candidate.input_bytes_max} bytes of input, not {wanted.input_bytes}",
             candidate.input_bytes_max,
         )
-    price = candidate.price(wanted.items)
+    price = candidate.price(wanted)
     if wanted.max_total is not None and price > wanted.max_total:
         return Excluded(
             candidate,
@@ -152,6 +254,6 @@ def why_not(wanted: Wanted, candidate: Candidate) -> Excluded | None:
 
 def cheapest(wanted: Wanted, candidates: Sequence[Candidate]) -> Candidate | None:
     """The lowest price among those that would fit at any price: what a refusal by price should name."""
-    unlimited = Wanted(wanted.tier, wanted.items, wanted.input_bytes, None, wanted.provider, wanted.networks)
+    unlimited = replace(wanted, max_total=None)
     fitting = [candidate for candidate in candidates if why_not(unlimited, candidate) is None]
-    return min(fitting, key=lambda candidate: candidate.price(wanted.items), default=None)
+    return min(fitting, key=lambda candidate: candidate.price(wanted), default=None)

@@ -35,17 +35,21 @@ class Quoted:
 
 @dataclass(frozen=True, slots=True)
 class SendInput:
-    """Seal the input piece by piece and send it as INPUT messages; then call `input_sent`."""
+    """Seal the input piece by piece and send it as INPUT messages; then call `input_sent`, with SHA-256 of `header`, the
+    envelope's, and all ciphertext behind it."""
 
     sealer: ChunkSealer
+    header: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class BeginOutput:
-    """Make room for an output of `payload_bytes`, to be filled through `opener`."""
+    """Make room for an output of `payload_bytes`, to be filled through `opener`. `header` is the response's: the hash that
+    `output_complete` is called with begins with it."""
 
     opener: ChunkOpener
     payload_bytes: int
+    header: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +69,11 @@ class MarkPaid:
 @dataclass(frozen=True, slots=True)
 class EndReservation:
     """No receipt came. `outcome_known` is False when the provider may have earned the payment; `payment_refused` is True
-    when it said that our payment does not reach."""
+    when it said that our payment does not reach, `job_failed` when it took the job and failed it."""
 
     outcome_known: bool
     payment_refused: bool = False
+    job_failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +99,12 @@ class TakePayment:
 
 @dataclass(frozen=True, slots=True)
 class BeginInput:
-    """Make room for an input of `payload_bytes`, to be filled through `opener`."""
+    """Make room for an input of `payload_bytes`, to be filled through `opener`. The input's hash begins with `header`."""
 
     job_id: JobId
     opener: ChunkOpener
     payload_bytes: int
+    header: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +127,11 @@ class Execute:
 
 @dataclass(frozen=True, slots=True)
 class SendOutput:
-    """Send OUTPUT messages sealed by `sealer`; then call `output_sent`."""
+    """Send OUTPUT messages sealed by `sealer`; then call `output_sent`. The output's hash begins with `header`."""
 
     job_id: JobId
     sealer: ChunkSealer
+    header: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +144,9 @@ class Earn:
 
 
 @dataclass(frozen=True, slots=True)
-class TellOutcome:
-    """The client asks about a job that is not on this stream: look what became of it, end it where it still goes on, and
-    answer with its receipt (`resend_receipts`) or with `not_earned`."""
+class GiveBack:
+    """The client cancels a job that goes on nowhere on this stream. End it where it still goes on; take back what was earned
+    with it, unless the client has signed its receipt; then call `not_earned`."""
 
     job_id: JobId
 
@@ -170,6 +177,8 @@ class Closed:
     items: int
     error: str | None
     """None when it was done."""
+    late: bool = False
+    """The client cancelled it after the work was done."""
 
 
 ProviderEffect = (
@@ -181,7 +190,7 @@ ProviderEffect = (
     | Execute
     | SendOutput
     | Earn
-    | TellOutcome
+    | GiveBack
     | KeepSignature
     | ReleasePayment
     | Closed

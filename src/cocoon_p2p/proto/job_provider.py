@@ -2,7 +2,8 @@
 
 Call order: `handle_message` for what the client sends; the driver answers `TakePayment` with `payment_taken` or
 `payment_refused`, the final `WriteInput` with `input_complete` (or any with `input_bad`), `Execute` with `executed` or
-`execution_failed`, `SendOutput` with `output_sent`. `handle_timer` at `next_deadline`. `lost` when the stream ends.
+`execution_failed`, `SendOutput` with `output_sent`, `GiveBack` with `not_earned`. `handle_timer` at `next_deadline`. `lost`
+when the stream ends.
 Answers for a job that ended meanwhile are ignored. Messages that break the protocol raise RemoteProtocolError: the
 session is then over.
 """
@@ -11,19 +12,21 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from cocoon_p2p import limits
 from cocoon_p2p.errors import ExecutionError, RefusalReason, RemoteProtocolError
-from cocoon_p2p.ids import JobId, PeerId, Tier
+from cocoon_p2p.ids import JobId, ModelId, PeerId, Tier
 from cocoon_p2p.policy.admission import Refused
+from cocoon_p2p.policy.late_cancels import CANCELLED_LATE
 from cocoon_p2p.policy.pricing import Price
 from cocoon_p2p.policy.reputation import fault_of_code
+from cocoon_p2p.proto.firm_offers import read_terms
 from cocoon_p2p.proto.job_effects import (
     BeginInput,
     Closed,
     Earn,
     Execute,
+    GiveBack,
     KeepSignature,
     Penalise,
     ProviderEffect,
@@ -31,16 +34,16 @@ from cocoon_p2p.proto.job_effects import (
     Send,
     SendOutput,
     TakePayment,
-    TellOutcome,
     WriteInput,
 )
 from cocoon_p2p.proto.job_states import PROVIDER_TRANSITIONS, STREAM_FAULTS, Machine, ProviderEvent, ProviderState
 from cocoon_p2p.proto.provider_desk import ProviderDesk
-from cocoon_p2p.sealing.envelope import OpenedRequest, plain_opened
+from cocoon_p2p.proto.provider_job import PROGRESS_STATES, ProviderJob, check_header, open_box
 from cocoon_p2p.sealing.signing import verify_signature
 from cocoon_p2p.wire.job import (
     QUOTE_DOMAIN,
     RECEIPT_DOMAIN,
+    REFUSAL_DOMAIN,
     Accept,
     Ask,
     Cancel,
@@ -49,43 +52,17 @@ from cocoon_p2p.wire.job import (
     Input,
     JobMessage,
     OutputHead,
+    Progress,
     Quote,
     QuoteBody,
     Receipt,
     ReceiptAck,
-    ReceiptBody,
     Refusal,
+    RefusalBody,
+    Submit,
     quote_hash,
-    quoted_total,
 )
-from cocoon_p2p.wire.seal import (
-    RESPONSE_NONCE_BYTES,
-    SUITE_PLAIN,
-    SUITE_XWING,
-    EnvelopeHeader,
-    ResponseHeader,
-    decode_envelope_header,
-)
-
-
-@dataclass(slots=True)
-class _Job:
-    machine: Machine[ProviderState, ProviderEvent]
-    quote: QuoteBody
-    quote_hash: bytes
-    deadline: float
-    """When the present state ends at the latest."""
-    job_deadline: float
-    """When the client has no more use for the answer."""
-    accept: Accept | None = None
-    header: EnvelopeHeader | None = None
-    opened: OpenedRequest | None = None
-    input_hash: bytes = b""
-    price: int = 0
-    items: int = 0
-    queue_us: int = 0
-    execute_us: int = 0
-    holds_slot: bool = False
+from cocoon_p2p.wire.seal import RESPONSE_NONCE_BYTES, SUITE_XWING, EnvelopeHeader, ResponseHeader
 
 
 class ProviderSession:
@@ -95,14 +72,17 @@ class ProviderSession:
         self._desk = desk
         self.client = client
         self._entropy = entropy
-        self._jobs: dict[JobId, _Job] = {}
+        self._jobs: dict[JobId, ProviderJob] = {}
         self._unsigned: OrderedDict[JobId, bytes] = OrderedDict()
         """Bodies of receipts that were sent and wait for the client's signature."""
+        self._unpaid = limits.ANSWERS_UNPAID_BURST
+        """Answers that may be signed before a whole job comes of one, as of `_unpaid_at`."""
+        self._unpaid_at = 0.0
 
     # --- getters ---
 
     def next_deadline(self) -> float | None:
-        return min((job.deadline for job in self._jobs.values()), default=None)
+        return min((job.next_deadline() for job in self._jobs.values()), default=None)
 
     def jobs(self) -> dict[JobId, ProviderState]:
         return {job_id: job.machine.state for job_id, job in self._jobs.items()}
@@ -116,7 +96,7 @@ class ProviderSession:
         except RemoteProtocolError as error:
             if error.code in STREAM_FAULTS:
                 raise
-            return self._fault(message.job_id, error)
+            return self._fault(message.job_id, error, submitted=isinstance(message, Submit))
 
     def _handle(self, message: JobMessage, now: float, unix_ms: int) -> list[ProviderEffect]:
         match message:
@@ -124,6 +104,8 @@ class ProviderSession:
                 return self._on_ask(message, now, unix_ms)
             case Accept():
                 return self._on_accept(message, now, unix_ms)
+            case Submit():
+                return self._on_submit(message, now, unix_ms)
             case Input():
                 return self._on_input(message, now)
             case Cancel():
@@ -135,25 +117,60 @@ class ProviderSession:
 
     def _on_ask(self, ask: Ask, now: float, unix_ms: int) -> list[ProviderEffect]:
         # SPEC job/1 §3.3
-        if ask.job_id in self._jobs or self._desk.is_done(self.client, ask.job_id):
-            raise RemoteProtocolError("ASK for a job id that is in use", code="UNEXPECTED")
-        if ask.input_bytes < limits.PAYLOAD_ALIGNMENT:
-            detail = f"a payload has at least {limits.PAYLOAD_ALIGNMENT} bytes"
-            return [Send(Refusal(ask.job_id, RefusalReason.LIMITS, detail, limits.PAYLOAD_ALIGNMENT))]
-        decision = self._desk.decide(ask, jobs_of_client=len(self._jobs), client_banned=False)
+        self._check_new(ask)
+        self._count_answer(now)
+        decision = _too_short(ask.input_bytes) or self._desk.decide(
+            ask, client=self.client, jobs_of_client=len(self._jobs), unix_ms=unix_ms
+        )
         if isinstance(decision, Refused):
-            return [Send(Refusal(ask.job_id, decision.reason, decision.detail, decision.needed))]
+            return [self._refuse(ask.job_id, ask.model_id, decision, unix_ms)]
         body = self._quote_body(ask, decision, unix_ms)
         raw = body.encode()
-        timeout_s = min(ask.timeout_ms / 1000, limits.JOB_TIMEOUT_MAX_S)
-        self._jobs[ask.job_id] = _Job(
-            machine=Machine(PROVIDER_TRANSITIONS, ProviderState.QUOTED),
-            quote=body,
-            quote_hash=quote_hash(raw),
-            deadline=now + limits.QUOTE_LIFETIME_S,
-            job_deadline=now + timeout_s,
-        )
+        self._add(ProviderState.QUOTED, body, raw, ask.timeout_ms, now).deadline = now + limits.QUOTE_LIFETIME_S
         return [Send(Quote(ask.job_id, raw, self._desk.identity.sign(QUOTE_DOMAIN, raw)))]
+
+    def _on_submit(self, submit: Submit, now: float, unix_ms: int) -> list[ProviderEffect]:
+        # SPEC job/1 §3.12
+        self._check_new(submit)
+        self._count_answer(now)
+        job_id = submit.job_id
+        terms = read_terms(submit.terms, provider=self._desk.identity.peer_id, client=self.client, job_id=job_id)
+        header = check_header(submit.envelope_header, terms, unix_ms)
+        refused = _too_short(terms.input_bytes) or self._desk.decide_firm(
+            terms, client=self.client, jobs_of_client=len(self._jobs), unix_ms=unix_ms
+        )
+        sealed = header.suite == SUITE_XWING
+        if refused is None and sealed and self._desk.seal_keys.find(header.key_id, unix_ms) is None:
+            # An honest client's clock may be behind ours: it is told, and loses no standing.
+            refused = Refused(RefusalReason.QUOTE_EXPIRED, "this seal key is not in use any more; ask for a quote")
+        if refused is not None:
+            return [self._refuse(job_id, terms.model_id, refused, unix_ms)]
+        return self._take(
+            self._add(ProviderState.PAYING, terms, submit.terms, submit.timeout_ms, now), submit, header, now
+        )
+
+    def _check_new(self, message: Ask | Submit) -> None:
+        if message.job_id in self._jobs or self._desk.is_done(self.client, message.job_id):
+            name = type(message).__name__.upper()
+            raise RemoteProtocolError(f"{name} for a job id that is in use", code="UNEXPECTED")
+
+    def _count_answer(self, now: float) -> None:
+        """A client may have so many answers signed of which no job comes. Raises RemoteProtocolError(code="FLOOD")."""
+        since = (now - self._unpaid_at) * limits.ANSWERS_UNPAID_PER_S
+        self._unpaid = min(self._unpaid + since, limits.ANSWERS_UNPAID_BURST) - 1
+        self._unpaid_at = now
+        if self._unpaid < 0:
+            raise RemoteProtocolError("this client asks without end, and gives no jobs", code="FLOOD")
+
+    def _add(self, state: ProviderState, terms: QuoteBody, raw: bytes, timeout_ms: int, now: float) -> ProviderJob:
+        job = self._jobs[terms.job_id] = ProviderJob(
+            machine=Machine(PROVIDER_TRANSITIONS, state),
+            quote=terms,
+            quote_hash=quote_hash(raw),
+            deadline=now + limits.JOB_INPUT_IDLE_TIMEOUT_S,
+            job_deadline=now + min(timeout_ms / 1000, limits.JOB_TIMEOUT_MAX_S),
+        )
+        return job
 
     def _quote_body(self, ask: Ask, price: Price, unix_ms: int) -> QuoteBody:
         record = b""
@@ -182,38 +199,29 @@ class ProviderSession:
         job = self._jobs.get(accept.job_id)
         if job is None:
             # Expired, or never quoted: a late client is told so, and loses no standing.
+            self._count_answer(now)
             detail = "there is no quote for this job: it expired, or was never given; ask again"
-            return [Send(Refusal(accept.job_id, RefusalReason.QUOTE_EXPIRED, detail, None))]
+            return [self._refuse(accept.job_id, None, Refused(RefusalReason.QUOTE_EXPIRED, detail), unix_ms)]
+        job.machine.expect(ProviderEvent.ACCEPT)
+        if self._desk.rests is not None:
+            job.machine.local(ProviderEvent.REFUSED)
+            refusal = self._refuse(accept.job_id, job.quote.model_id, self._desk.rests, unix_ms)
+            return [refusal, *self._close(accept.job_id, self._desk.rests.detail)]
         job.machine.remote(ProviderEvent.ACCEPT)
         if accept.quote_hash != job.quote_hash:
             raise RemoteProtocolError("ACCEPT names another quote than was given", code="QUOTE")
-        job.accept = accept
-        job.header = self._check_header(accept, job.quote, unix_ms)
+        return self._take(job, accept, check_header(accept.envelope_header, job.quote, unix_ms), now)
+
+    def _take(
+        self, job: ProviderJob, taken: Accept | Submit, header: EnvelopeHeader, now: float
+    ) -> list[ProviderEffect]:
+        job.taken = taken
+        job.header = header
         job.deadline = now + limits.JOB_INPUT_IDLE_TIMEOUT_S
+        job.progress_at = now + limits.PROGRESS_INTERVAL_S
         self._desk.begin(job.quote.model_id, job.quote.items, job.quote.input_bytes)
         job.holds_slot = True
-        return [TakePayment(accept.job_id, accept.payment, job.quote.max_total)]
-
-    def _check_header(self, accept: Accept, quote: QuoteBody, unix_ms: int) -> EnvelopeHeader:
-        # SPEC seal/1 §4.3
-        header = decode_envelope_header(accept.envelope_header)
-        expected = (quote.job_id, quote.model_id, quote.provider, quote.max_total, quote.input_bytes, quote.items)
-        stated = (
-            header.job_id,
-            header.model_id,
-            header.provider,
-            header.max_total,
-            header.payload_bytes,
-            header.items,
-        )
-        if stated != expected:
-            raise RemoteProtocolError("the envelope's header does not agree with the quote", code="ENVELOPE")
-        suite = SUITE_PLAIN if quote.tier is Tier.OPEN else SUITE_XWING
-        if header.suite != suite:
-            raise RemoteProtocolError("the envelope's suite is not that of the quoted tier", code="ENVELOPE")
-        if not unix_ms <= header.expires_at_ms <= unix_ms + limits.ENVELOPE_LIFETIME_MAX_S * 1000:
-            raise RemoteProtocolError("the envelope has expired, or expires too far from now", code="EXPIRED")
-        return header
+        return [TakePayment(taken.job_id, taken.payment, job.quote.max_total)]
 
     def _on_input(self, message: Input, now: float) -> list[ProviderEffect]:
         job = self._jobs.get(message.job_id)
@@ -224,16 +232,16 @@ class ProviderSession:
         return [WriteInput(message.job_id, message.ciphertext, message.final)]
 
     def _on_cancel(self, message: Cancel) -> list[ProviderEffect]:
+        # SPEC job/1 §3.9
         job = self._jobs.get(message.job_id)
         if job is None:
-            # SPEC job/1 §3.9: a receipt that was sent is the answer already
-            return [] if message.job_id in self._unsigned else [TellOutcome(message.job_id)]
+            self._unsigned.pop(message.job_id, None)
+            return [GiveBack(message.job_id)]
+        late = job.machine.state is ProviderState.RETURNING
         job.machine.remote(ProviderEvent.CANCEL)
-        if job.machine.state is not ProviderState.CLOSED:
-            return []
-        # SPEC job/1 §3.9: so that the client knows that nothing was earned
+        # so that the client knows that nothing was earned
         answer: list[ProviderEffect] = [Send(Failure(message.job_id, FailureCode.CANCELLED, "cancelled by the client"))]
-        return [*answer, *self._close(message.job_id, "cancelled by the client")]
+        return [*answer, *self._close(message.job_id, CANCELLED_LATE if late else "cancelled by the client", late=late)]
 
     def _on_receipt_ack(self, message: ReceiptAck) -> list[ProviderEffect]:
         body = self._unsigned.get(message.job_id)
@@ -247,7 +255,7 @@ class ProviderSession:
     # --- answers of the driver ---
 
     def not_earned(self, job_id: JobId) -> list[ProviderEffect]:
-        """The answer to TellOutcome where there is no receipt, and the job goes on nowhere."""
+        """The answer to GiveBack: there is no receipt (any more), and the job goes on nowhere."""
         return [Send(Failure(job_id, FailureCode.CANCELLED, "nothing was earned with this job"))]
 
     def resend_receipts(self, receipts: list[Receipt]) -> list[ProviderEffect]:
@@ -264,37 +272,42 @@ class ProviderSession:
         if job is None:
             return [ReleasePayment(job_id)]
         job.machine.local(ProviderEvent.PAYMENT_TAKEN)
-        assert job.accept is not None
+        assert job.taken is not None
         assert job.header is not None
+        taken, job.taken = job.taken, None
         try:
-            job.opened = self._open(job.accept, job.header, unix_ms)
+            job.opened = open_box(taken, job.header, self._desk.seal_keys, unix_ms)
         except RemoteProtocolError as error:
             return self.input_bad(job_id, error)
-        job.accept = None
-        return [BeginInput(job_id, job.opened.opener, job.quote.input_bytes)]
+        return [BeginInput(job_id, job.opened.opener, job.quote.input_bytes, taken.envelope_header)]
 
-    def _open(self, accept: Accept, header: EnvelopeHeader, unix_ms: int) -> OpenedRequest:
-        if header.suite == SUITE_PLAIN:
-            return plain_opened(accept.envelope_header)
-        key = self._desk.seal_keys.find(header.key_id, unix_ms)
-        if key is None:
-            raise RemoteProtocolError("the envelope is sealed to a key that is not in use", code="ENVELOPE")
-        return key.open_request(accept.envelope_header, accept.box)
-
-    def payment_refused(self, job_id: JobId, detail: str, needed: int | None) -> list[ProviderEffect]:
+    def payment_refused(self, job_id: JobId, detail: str, needed: int | None, *, unix_ms: int) -> list[ProviderEffect]:
         """The credit does not cover the job: an honest "no"."""
         job = self._jobs.get(job_id)
         if job is None:
             return []
         job.machine.local(ProviderEvent.PAYMENT_REFUSED)
-        answer: list[ProviderEffect] = [
-            Send(Refusal(job_id, RefusalReason.PAYMENT, detail[: limits.DETAIL_CHARS_MAX], needed))
-        ]
-        return [*answer, *self._close(job_id, detail)]
+        refused = Refused(RefusalReason.PAYMENT, detail[: limits.DETAIL_CHARS_MAX], needed)
+        return [self._refuse(job_id, job.quote.model_id, refused, unix_ms), *self._close(job_id, detail)]
 
-    def payment_bad(self, job_id: JobId, error: RemoteProtocolError) -> list[ProviderEffect]:
+    def _refuse(self, job_id: JobId, model_id: ModelId | None, refused: Refused, unix_ms: int) -> Send:
+        """A signed "no", so that the client can show it."""
+        # SPEC job/1 §3.11
+        body = RefusalBody(
+            provider=self._desk.identity.peer_id,
+            client=self.client,
+            job_id=job_id,
+            model_id=model_id,
+            reason=refused.reason,
+            detail=refused.detail,
+            needed=refused.needed,
+            issued_at_ms=unix_ms,
+        ).encode()
+        return Send(Refusal(job_id, body, self._desk.identity.sign(REFUSAL_DOMAIN, body)))
+
+    def payment_bad(self, job_id: JobId, error: RemoteProtocolError, *, unix_ms: int) -> list[ProviderEffect]:
         """The payment is none, or not this channel's: a fault."""
-        refused = self.payment_refused(job_id, error.message, None)
+        refused = self.payment_refused(job_id, error.message, None, unix_ms=unix_ms)
         return [Penalise(fault_of_code(error.code)), *refused]
 
     def input_complete(self, job_id: JobId, input_hash: bytes, *, unix_ms: int) -> list[ProviderEffect]:
@@ -307,21 +320,24 @@ class ProviderSession:
         job.machine.local(ProviderEvent.INPUT_COMPLETE)
         job.input_hash = input_hash
         job.deadline = job.job_deadline
+        self._unpaid += 1
+        self._desk.work_begins(self.client, job_id, job.quote.model_id, job.quote.items)
         return [Execute(job_id, job.quote.model_id, job.quote.items)]
 
     def input_bad(self, job_id: JobId, error: RemoteProtocolError) -> list[ProviderEffect]:
         """The box or a chunk did not open: this job ends, the session and the job id live."""
         return self._fault(job_id, error) if job_id in self._jobs else []
 
-    def _fault(self, job_id: JobId, error: RemoteProtocolError) -> list[ProviderEffect]:
-        """The client broke a rule of one job."""
-        penalty: list[ProviderEffect] = [Penalise(fault_of_code(error.code))]
+    def _fault(self, job_id: JobId, error: RemoteProtocolError, *, submitted: bool = False) -> list[ProviderEffect]:
+        """The client broke a rule of one job; where that job is none yet, a client that `submitted` it waits for a word."""
+        effects: list[ProviderEffect] = [Penalise(fault_of_code(error.code))]
         job = self._jobs.get(job_id)
-        if job is None:
-            return penalty
-        job.machine.local(ProviderEvent.FAULT)
-        failure = Send(Failure(job_id, FailureCode.ENVELOPE, error.message[: limits.DETAIL_CHARS_MAX]))
-        return [*penalty, failure, *self._close(job_id, error.message)]
+        if job is not None or submitted:
+            effects.append(Send(Failure(job_id, FailureCode.ENVELOPE, error.message[: limits.DETAIL_CHARS_MAX])))
+        if job is not None:
+            job.machine.local(ProviderEvent.FAULT)
+            effects += self._close(job_id, error.message)
+        return effects
 
     def input_failed(self, job_id: JobId, error: ExecutionError) -> list[ProviderEffect]:
         """There is no room for the input after all."""
@@ -335,8 +351,8 @@ class ProviderSession:
             return []
         job.machine.local(ProviderEvent.EXECUTED)
         assert job.opened is not None
-        job.items, job.queue_us, job.execute_us = max(1, items), queue_us, execute_us
-        job.price = quoted_total(job.quote.price_base, job.quote.price_per_item, job.items)
+        job.worked(items=items, queue_us=queue_us, execute_us=execute_us)
+        self._desk.work_ended(self.client, job_id, job.quote.model_id)
         header = ResponseHeader(job_id=job_id, nonce=self._entropy(RESPONSE_NONCE_BYTES)).encode()
         head = OutputHead(
             job_id=job_id,
@@ -346,8 +362,8 @@ class ProviderSession:
             execute_us=execute_us,
         )
         # From here on only a broken stream ends the job early; a slow reader is the stream's concern.
-        job.deadline = float("inf")
-        return [Send(head), SendOutput(job_id, job.opened.response_sealer(header))]
+        job.deadline = job.progress_at = float("inf")
+        return [Send(head), SendOutput(job_id, job.opened.response_sealer(header), header)]
 
     def execution_failed(self, job_id: JobId, error: ExecutionError) -> list[ProviderEffect]:
         return self._fail(job_id, ProviderEvent.EXECUTION_FAILED, error)
@@ -369,21 +385,7 @@ class ProviderSession:
         if job is None:
             return []
         job.machine.local(ProviderEvent.OUTPUT_SENT)
-        body = ReceiptBody(
-            provider=self._desk.identity.peer_id,
-            client=self.client,
-            job_id=job_id,
-            model_id=job.quote.model_id,
-            tier=job.quote.tier,
-            quote_hash=job.quote_hash,
-            price=job.price,
-            items=job.items,
-            input_hash=job.input_hash,
-            output_hash=output_hash,
-            queue_us=job.queue_us,
-            execute_us=job.execute_us,
-            finished_at_ms=unix_ms,
-        )
+        body = job.receipt_body(output_hash, unix_ms)
         raw = body.encode()
         receipt = Receipt(job_id, raw, self._desk.identity.sign(RECEIPT_DOMAIN, raw), b"")
         self._await_signature(receipt)
@@ -406,32 +408,54 @@ class ProviderSession:
             effects += self._close(job_id, "shut down")
         return effects
 
+    def yield_jobs(self, detail: str) -> list[ProviderEffect]:
+        """The operator takes the machine back: accepted jobs whose work is not done end here. Those that are being returned
+        take nothing from him any more, and go on."""
+        effects: list[ProviderEffect] = []
+        for job_id, job in list(self._jobs.items()):
+            if job.machine.allows(ProviderEvent.YIELDED):
+                job.machine.local(ProviderEvent.YIELDED)
+                effects.append(Send(Failure(job_id, FailureCode.IDLE_POLICY, detail[: limits.DETAIL_CHARS_MAX])))
+                effects += self._close(job_id, detail)
+        return effects
+
     # --- time ---
 
     def handle_timer(self, now: float) -> list[ProviderEffect]:
         effects: list[ProviderEffect] = []
         for job_id, job in list(self._jobs.items()):
-            if job.deadline > now:
-                continue
             state = job.machine.state
-            job.machine.local(ProviderEvent.EXPIRED)
-            if state is not ProviderState.QUOTED:
-                detail = f"the time for this job ran out while it was {state.value}"
-                effects.append(Send(Failure(job_id, FailureCode.DEADLINE, detail)))
-            effects += self._close(job_id, "deadline")
+            if job.deadline <= now:
+                job.machine.local(ProviderEvent.EXPIRED)
+                if state is not ProviderState.QUOTED:
+                    detail = f"the time for this job ran out while it was {state.value}"
+                    effects.append(Send(Failure(job_id, FailureCode.DEADLINE, detail)))
+                effects += self._close(job_id, "deadline")
+            elif job.progress_at <= now and state in PROGRESS_STATES:
+                # SPEC job/1 §3.13
+                job.progress_at = now + limits.PROGRESS_INTERVAL_S
+                effects.append(Send(Progress(job_id, *self._desk.progress(self.client, job_id, job.quote.model_id))))
         return effects
 
     # --- endings ---
 
-    def _close(self, job_id: JobId, error: str | None) -> list[ProviderEffect]:
+    def _close(self, job_id: JobId, error: str | None, *, late: bool = False) -> list[ProviderEffect]:
         job = self._jobs.pop(job_id)
-        accepted = job.header is not None
+        self._desk.work_ended(self.client, job_id, job.quote.model_id)
         if job.holds_slot:
             self._desk.end(job.quote.model_id, job.quote.items, job.quote.input_bytes)
-        closed = Closed(job_id, job.quote.model_id, self.client, job.quote.tier, job.quote.items, error)
-        return [ReleasePayment(job_id), closed] if accepted and error is not None else [closed]
+        closed = Closed(job_id, job.quote.model_id, self.client, job.quote.tier, job.quote.items, error, late)
+        return [ReleasePayment(job_id), closed] if job.holds_slot and error is not None else [closed]
 
     def _await_signature(self, receipt: Receipt) -> None:
         self._unsigned[receipt.job_id] = receipt.body
         if len(self._unsigned) > limits.JOBS_PER_PEER_MAX:
             self._unsigned.popitem(last=False)  # it stays on disk, and is sent again at the next session
+
+
+def _too_short(input_bytes: int) -> Refused | None:
+    if input_bytes >= limits.PAYLOAD_ALIGNMENT:
+        return None
+    return Refused(
+        RefusalReason.LIMITS, f"a payload has at least {limits.PAYLOAD_ALIGNMENT} bytes", limits.PAYLOAD_ALIGNMENT
+    )

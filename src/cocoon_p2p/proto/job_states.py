@@ -27,6 +27,8 @@ class ClientEvent(Enum):
     OUTPUT = "OUTPUT"
     RECEIPT = "RECEIPT"
     FAILURE = "FAILURE"
+    PROGRESS = "PROGRESS"
+    SUBMIT_SENT = "submit sent"
     ACCEPT_SENT = "accept sent"
     INPUT_SENT = "input sent"
     OUTPUT_COMPLETE = "output complete"
@@ -46,6 +48,7 @@ class ProviderState(Enum):
 
 class ProviderEvent(Enum):
     ACCEPT = "ACCEPT"
+    REFUSED = "refused"
     INPUT = "INPUT"
     CANCEL = "CANCEL"
     PAYMENT_TAKEN = "payment taken"
@@ -57,6 +60,7 @@ class ProviderEvent(Enum):
     EXECUTION_FAILED = "execution failed"
     OUTPUT_SENT = "output sent"
     EXPIRED = "expired"
+    YIELDED = "yielded"
     LOST = "connection lost"
 
 
@@ -68,7 +72,11 @@ CLIENT_TRANSITIONS: Mapping[tuple[ClientState, ClientEvent], ClientState] = {
     (_C.ASKING, _CE.QUOTE): _C.QUOTED,
     (_C.ASKING, _CE.REFUSAL): _C.FAILED,
     (_C.QUOTED, _CE.ACCEPT_SENT): _C.SENDING,
+    # a firm offer: nobody was asked
+    (_C.ASKING, _CE.SUBMIT_SENT): _C.SENDING,
     (_C.SENDING, _CE.REFUSAL): _C.FAILED,
+    (_C.SENDING, _CE.PROGRESS): _C.SENDING,
+    (_C.WAITING, _CE.PROGRESS): _C.WAITING,
     (_C.SENDING, _CE.INPUT_SENT): _C.WAITING,
     (_C.WAITING, _CE.REFUSAL): _C.FAILED,
     (_C.WAITING, _CE.OUTPUT_HEAD): _C.RECEIVING,
@@ -87,6 +95,7 @@ CLIENT_TRANSITIONS: Mapping[tuple[ClientState, ClientEvent], ClientState] = {
 # SPEC job/1 §3.2
 PROVIDER_TRANSITIONS: Mapping[tuple[ProviderState, ProviderEvent], ProviderState] = {
     (_P.QUOTED, _PE.ACCEPT): _P.PAYING,
+    (_P.QUOTED, _PE.REFUSED): _P.CLOSED,
     (_P.QUOTED, _PE.EXPIRED): _P.CLOSED,
     (_P.PAYING, _PE.PAYMENT_TAKEN): _P.RECEIVING,
     (_P.PAYING, _PE.PAYMENT_REFUSED): _P.CLOSED,
@@ -99,14 +108,14 @@ PROVIDER_TRANSITIONS: Mapping[tuple[ProviderState, ProviderEvent], ProviderState
     (_P.EXECUTING, _PE.EXECUTION_FAILED): _P.CLOSED,
     (_P.EXECUTING, _PE.EXPIRED): _P.CLOSED,
     (_P.RETURNING, _PE.OUTPUT_SENT): _P.CLOSED,
-    # the work is done and on its way: a cancellation comes too late and changes nothing
-    (_P.RETURNING, _PE.CANCEL): _P.RETURNING,
     **{(state, _PE.FAULT): _P.CLOSED for state in (_P.QUOTED, _P.PAYING, _P.RECEIVING)},
-    **{(state, _PE.CANCEL): _P.CLOSED for state in (_P.QUOTED, _P.PAYING, _P.RECEIVING, _P.EXECUTING)},
+    # also while the answer is on its way: nobody pays for an answer that he does not have
+    **{(state, _PE.CANCEL): _P.CLOSED for state in _P if state is not _P.CLOSED},
+    **{(state, _PE.YIELDED): _P.CLOSED for state in (_P.PAYING, _P.RECEIVING, _P.EXECUTING)},
     **{(state, _PE.LOST): _P.CLOSED for state in _P if state is not _P.CLOSED},
 }
 
-STREAM_FAULTS = frozenset({"MALFORMED", "UNKNOWN_TAG", "BOUND", "UNEXPECTED"})
+STREAM_FAULTS = frozenset({"MALFORMED", "UNKNOWN_TAG", "BOUND", "UNEXPECTED", "FLOOD"})
 """Codes after which nothing on a stream can be trusted to be in step; the others end one job (protocols/README.md)."""
 
 S = TypeVar("S", bound=Enum)

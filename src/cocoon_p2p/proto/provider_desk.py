@@ -4,17 +4,25 @@ do twice. Pure: the driver tells it what changed."""
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cocoon_p2p import limits
-from cocoon_p2p.errors import RemoteProtocolError
+from cocoon_p2p.errors import RefusalReason, RemoteProtocolError
 from cocoon_p2p.ids import JobId, ModelId, PeerId, Tier
-from cocoon_p2p.policy.admission import Admitted, JobFacts, ModelFacts, PeerFacts, ProviderFacts, Refused, admit
+from cocoon_p2p.policy.admission import JobFacts, ModelFacts, PeerFacts, ProviderFacts, Refused, admit
+from cocoon_p2p.policy.late_cancels import LateCancels
 from cocoon_p2p.policy.pricing import Price, PriceFacts, PricingPolicy
+from cocoon_p2p.proto.firm_offers import FirmOffers, at_least
 from cocoon_p2p.sealing.seal_keys import SealKeyRing
 from cocoon_p2p.sealing.signing import IdentityKey
-from cocoon_p2p.wire.job import Ask
+from cocoon_p2p.units import format_nanogram
+from cocoon_p2p.wire.capacity import Offer
+from cocoon_p2p.wire.codec import UINT32_MAX
+from cocoon_p2p.wire.job import Ask, Phase, QuoteBody
+
+_NOT_NOW = (RefusalReason.BUSY, RefusalReason.IDLE_POLICY, RefusalReason.STANDING)
+"""Refusals that time mends by itself; a price that is too low it does not, so that is said first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,59 +49,147 @@ class ProviderDesk:
     input_bytes_max: int
     bytes_in_flight_max: int
     models: Mapping[ModelId, ServedModel] = field(default_factory=dict)
+    open_percent: int = 100
+    """Price of a job of tier open, in hundredths of a sealed one's."""
     open_to_jobs: bool = True
+    rests: Refused | None = None
+    """While the operator's rules keep the machine for himself: what every new job is refused with."""
+    late_cancels: LateCancels = field(default_factory=LateCancels)
     queued_items: dict[ModelId, int] = field(default_factory=dict)
     item_s: dict[ModelId, float] = field(default_factory=dict)
     running: int = 0
     bytes_in_flight: int = 0
+    load_changed: Callable[[], None] = lambda: None
+    """Called after each change of `running`."""
+    full_changed: Callable[[], None] = lambda: None
+    """Called when the last slot was taken, and when the first became free again: the market is told at once."""
+    _firm: FirmOffers = field(default_factory=FirmOffers)
+    _working: dict[ModelId, OrderedDict[bytes, int]] = field(default_factory=dict)
+    """Items of the jobs that were given to the engine, in that order, by client and job."""
     _done: OrderedDict[bytes, int] = field(default_factory=OrderedDict)
 
-    def price(self, model: ServedModel, items: int, input_bytes: int) -> Price:
+    def announced(self, offers: Sequence[Offer], expires_at_ms: int) -> None:
+        """An announcement with these offers goes out: whoever submits is held to no higher price until it has expired."""
+        self._firm.announced(offers, expires_at_ms)
+
+    def price(self, model: ServedModel, items: int, input_bytes: int, tier: Tier = Tier.SEALED) -> Price:
         """What a job of this model costs now."""
         facts = PriceFacts(items, input_bytes, slots_total=self.slots, slots_free=max(0, self.slots - self.running))
-        return model.pricing.price(facts)
+        price = model.pricing.price(facts)
+        if tier is not Tier.OPEN or self.open_percent == 100:
+            return price
+        base, per_item = self._for_open(price.base), self._for_open(price.per_item)
+        return Price(base, per_item, base + per_item * items)
 
-    def decide(self, ask: Ask, *, jobs_of_client: int, client_banned: bool) -> Price | Refused:
+    def _for_open(self, amount: int) -> int:
+        """Rounded up: free only where the operator says 0 percent, or where it is free sealed."""
+        return -(-amount * self.open_percent // 100)
+
+    def decide(self, ask: Ask, *, client: PeerId, jobs_of_client: int, unix_ms: int) -> Price | Refused:
         """Quote or refuse. Whatever is decided, nothing is reserved yet."""
         model = self.models.get(ask.model_id)
-        price = self.price(model, ask.items, ask.input_bytes) if model else Price(0, 0, 0)
+        price = self.price(model, ask.items, ask.input_bytes, ask.tier) if model else Price(0, 0, 0)
+        job = JobFacts(
+            tier=ask.tier,
+            items=ask.items,
+            input_bytes=ask.input_bytes,
+            max_total=ask.max_total,
+            price_total=price.max_total,
+            settlement_network=ask.settlement_network,
+        )
+        return self._admit(job, model, client, jobs_of_client, unix_ms) or price
+
+    def decide_firm(self, terms: QuoteBody, *, client: PeerId, jobs_of_client: int, unix_ms: int) -> Refused | None:
+        """Refuse a job on terms that the client wrote, or take it (None)."""
+        # SPEC job/1 §3.12
+        if terms.input_bytes > limits.FIRM_INPUT_BYTES_MAX:
+            detail = f"{terms.input_bytes} bytes of input; without a quote at most {limits.FIRM_INPUT_BYTES_MAX}"
+            return Refused(RefusalReason.LIMITS, detail, limits.FIRM_INPUT_BYTES_MAX)
+        model = self.models.get(terms.model_id)
+        job = JobFacts(
+            tier=terms.tier,
+            items=terms.items,
+            input_bytes=terms.input_bytes,
+            max_total=0,
+            price_total=terms.max_total,
+            settlement_network=terms.settlement_network,
+        )
+        refused = self._admit(job, model, client, jobs_of_client, unix_ms)
+        if model is None or (refused is not None and refused.reason not in _NOT_NOW):
+            return refused
+        now = self.price(model, terms.items, terms.input_bytes, terms.tier)
+        if at_least(terms, now) or self._firm.covers(terms, unix_ms):
+            return refused
+        detail = f"the job costs {format_nanogram(now.max_total)} now; {format_nanogram(terms.max_total)} were offered"
+        return Refused(RefusalReason.PRICE, detail, now.max_total)
+
+    def _admit(
+        self, job: JobFacts, model: ServedModel | None, client: PeerId, jobs_of_client: int, unix_ms: int
+    ) -> Refused | None:
         decision = admit(
-            JobFacts(
-                tier=ask.tier,
-                items=ask.items,
-                input_bytes=ask.input_bytes,
-                max_total=ask.max_total,
-                price_total=price.max_total,
-                settlement_network=ask.settlement_network,
-            ),
+            job,
             ModelFacts(model.name, self.tiers, self.items_max, self.input_bytes_max) if model else None,
             ProviderFacts(
                 shutting_down=not self.open_to_jobs,
+                rests=self.rests,
                 networks=frozenset({self.settlement_network}),
                 jobs=self.running,
                 jobs_max=self.slots,
                 bytes_in_flight=self.bytes_in_flight,
                 bytes_in_flight_max=self.bytes_in_flight_max,
-                queue_ms=self.queue_ms(ask.model_id),
+                queue_ms=0 if model is None else self.queue_ms(model.model_id),
             ),
-            PeerFacts(jobs=jobs_of_client, jobs_max=limits.JOBS_PER_PEER_MAX, banned=client_banned),
+            PeerFacts(
+                jobs=jobs_of_client,
+                jobs_max=limits.JOBS_PER_PEER_MAX,
+                banned=False,  # a banned peer has no connection
+                lost_standing=self.late_cancels.refusal(client, unix_ms),
+            ),
         )
-        return price if isinstance(decision, Admitted) else decision
+        return decision if isinstance(decision, Refused) else None
 
     def queue_ms(self, model_id: ModelId) -> int:
         """Estimated wait before a job of this model would run."""
-        return int(1000 * self.queued_items.get(model_id, 0) * self.item_s.get(model_id, 0.0))
+        wait_ms = int(1000 * self.queued_items.get(model_id, 0) * self.item_s.get(model_id, 0.0))
+        return min(wait_ms, UINT32_MAX)
 
     def begin(self, model_id: ModelId, items: int, input_bytes: int) -> None:
         """An accepted job holds a slot and memory until `end`."""
         self.running += 1
         self.bytes_in_flight += input_bytes
         self.queued_items[model_id] = self.queued_items.get(model_id, 0) + items
+        self.load_changed()
+        if self.running == self.slots:
+            self.full_changed()
 
     def end(self, model_id: ModelId, items: int, input_bytes: int) -> None:
         self.running -= 1
         self.bytes_in_flight -= input_bytes
         self.queued_items[model_id] -= items
+        self.load_changed()
+        if self.running == self.slots - 1:
+            self.full_changed()
+
+    def work_begins(self, client: PeerId, job_id: JobId, model_id: ModelId, items: int) -> None:
+        """The job is given to the engine."""
+        self._working.setdefault(model_id, OrderedDict())[client.encode() + job_id] = items
+
+    def work_ended(self, client: PeerId, job_id: JobId, model_id: ModelId) -> None:
+        """Idempotent."""
+        self._working.get(model_id, OrderedDict()).pop(client.encode() + job_id, None)
+
+    def progress(self, client: PeerId, job_id: JobId, model_id: ModelId) -> tuple[Phase, int | None]:
+        """Where a job stands, as far as can be told from outside the engine, and how many ms it has left; None when that is
+        not known, since the model has done nothing yet or the job's input is not here."""
+        # SPEC job/1 §3.13
+        ahead = 0
+        for key, items in self._working.get(model_id, {}).items():
+            if key == client.encode() + job_id:
+                item_s = self.item_s.get(model_id)
+                left_ms = None if item_s is None else min(int(1000 * (ahead + items) * item_s), UINT32_MAX)
+                return Phase.QUEUED if ahead else Phase.RUNNING, left_ms
+            ahead += items
+        return Phase.QUEUED, None
 
     def consume(self, client: PeerId, job_id: JobId, *, expires_at_ms: int, now_ms: int) -> None:
         """The input of this job is authenticated: never take it again. Raises RemoteProtocolError(code="REPLAY")."""

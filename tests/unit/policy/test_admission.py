@@ -12,6 +12,7 @@ JOB = JobFacts(Tier.SEALED, items=8, input_bytes=1000, max_total=500, price_tota
 MODEL = ModelFacts("minilm", frozenset({Tier.SEALED}), items_max=8, input_bytes_max=1000)
 NODE = ProviderFacts(
     shutting_down=False,
+    rests=None,
     networks=frozenset({0}),
     jobs=9,
     jobs_max=10,
@@ -19,6 +20,8 @@ NODE = ProviderFacts(
     bytes_in_flight_max=10_000,
     queue_ms=40,
 )
+RESTS = Refused(RefusalReason.IDLE_POLICY, "mine now", 7)
+LOST = Refused(RefusalReason.STANDING, "threw too much away", 8)
 PEER = PeerFacts(jobs=3, jobs_max=4, banned=False)
 
 
@@ -32,6 +35,10 @@ def test_what_just_fits() -> None:
     [
         ((JOB, MODEL, replace(NODE, shutting_down=True), PEER), RefusalReason.SHUTTING_DOWN, None),
         ((JOB, MODEL, NODE, replace(PEER, banned=True)), RefusalReason.STANDING, None),
+        ((JOB, MODEL, replace(NODE, rests=RESTS), PEER), RefusalReason.IDLE_POLICY, 7),
+        ((JOB, MODEL, NODE, replace(PEER, lost_standing=LOST)), RefusalReason.STANDING, 8),
+        ((JOB, MODEL, replace(NODE, rests=RESTS), replace(PEER, lost_standing=LOST)), RefusalReason.STANDING, 8),
+        ((JOB, None, replace(NODE, rests=RESTS), PEER), RefusalReason.NO_MODEL, None),
         ((JOB, None, NODE, PEER), RefusalReason.NO_MODEL, None),
         ((replace(JOB, tier=Tier.OPEN), MODEL, NODE, PEER), RefusalReason.TIER, None),
         ((replace(JOB, tier=77), MODEL, NODE, PEER), RefusalReason.TIER, None),

@@ -16,7 +16,6 @@ from cocoon_p2p.policy.reputation import (
     Standing,
     after_fault,
     fault_of_code,
-    reliability,
 )
 
 BAN_MS = round(STANDING_BAN_S * 1000)
@@ -80,11 +79,6 @@ def test_codes() -> None:
     assert fault_of_code("never heard of") is Fault.MALFORMED
     assert set(WEIGHTS) == set(Fault)
     assert all(code.isupper() for code in FAULT_OF_CODE)
-
-
-def test_reliability() -> None:
-    assert reliability(0, 0) == 0.5
-    assert 0 < reliability(0, 1000) < reliability(1, 1) < reliability(10, 1) < reliability(1000, 0) < 1
 
 
 def test_the_networks_misbehaviours_are_faults() -> None:

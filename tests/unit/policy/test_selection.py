@@ -8,26 +8,36 @@ import pytest
 
 from cocoon_p2p.errors import RefusalReason
 from cocoon_p2p.ids import PeerId, Tier
+from cocoon_p2p.policy.preference import PREFERENCES
 from cocoon_p2p.policy.selection import Candidate, Wanted, cheapest, score, select, why_not
 
-WANTED = Wanted(Tier.SEALED, items=10, input_bytes=1000, max_total=2000)
-GOOD = Candidate(PeerId("good"), 100, 10, frozenset({Tier.OPEN, Tier.SEALED}), 64, 1 << 20, latency_ms=20.0)
+WANTED = Wanted(Tier.SEALED, items=10, input_bytes=1000, max_total=2000, min_reliability=0.5)
+BOTH = {Tier.OPEN: (90, 10), Tier.SEALED: (100, 10)}
+GOOD = Candidate(PeerId("good"), BOTH, 64, 1 << 20, latency_ms=20.0)
 
 
-def peers(count: int) -> list[Candidate]:
-    return [replace(GOOD, peer_id=PeerId(f"peer {n}"), price_base=100 + n) for n in range(count)]
+def priced(base: int, per_item: int = 10, candidate: Candidate = GOOD) -> Candidate:
+    return replace(candidate, prices={Tier.SEALED: (base, per_item)})
+
+
+def peers(count: int, prefix: str = "peer", **facts: object) -> list[Candidate]:
+    return [
+        replace(priced(100 + n), peer_id=PeerId(f"{prefix} {n}"), **facts)  # type: ignore[arg-type]
+        for n in range(count)
+    ]
 
 
 @pytest.mark.parametrize(
     ("candidate", "reason", "needed"),
     [
-        (replace(GOOD, price_base=1901), RefusalReason.PRICE, 2001),
-        (replace(GOOD, tiers=frozenset({Tier.OPEN})), RefusalReason.TIER, None),
-        (replace(GOOD, tiers=frozenset()), RefusalReason.TIER, None),
+        (priced(1901), RefusalReason.PRICE, 2001),
+        (replace(GOOD, prices={Tier.OPEN: (1, 1)}), RefusalReason.TIER, None),
+        (replace(GOOD, prices={}), RefusalReason.TIER, None),
         (replace(GOOD, items_max=9), RefusalReason.LIMITS, 9),
         (replace(GOOD, input_bytes_max=999), RefusalReason.LIMITS, 999),
         (replace(GOOD, banned=True), RefusalReason.STANDING, None),
         (replace(GOOD, networks=frozenset({-239})), RefusalReason.PAYMENT, None),
+        (replace(GOOD, reliability=0.49, tries=9), RefusalReason.STANDING, None),
     ],
 )
 def test_exclusions_say_what_would_do(candidate: Candidate, reason: RefusalReason, needed: int | None) -> None:
@@ -39,8 +49,8 @@ def test_exclusions_say_what_would_do(candidate: Candidate, reason: RefusalReaso
 
 
 def test_what_just_fits() -> None:
-    assert why_not(WANTED, replace(GOOD, price_base=1900, items_max=10, input_bytes_max=1000)) is None
-    assert why_not(replace(WANTED, max_total=None), replace(GOOD, price_base=10**15)) is None
+    assert why_not(WANTED, priced(1900, candidate=replace(GOOD, items_max=10, input_bytes_max=1000))) is None
+    assert why_not(replace(WANTED, max_total=None), priced(10**15)) is None
 
 
 def test_only_the_provider_that_was_asked_for() -> None:
@@ -53,8 +63,10 @@ def test_only_the_provider_that_was_asked_for() -> None:
 def test_chosen_are_distinct_and_as_many_as_asked_for() -> None:
     candidates = peers(20)
     selection = select(WANTED, candidates, count=4, rng=random.Random(1))
-    assert len(set(selection.chosen)) == 4
-    assert set(select(WANTED, candidates[:2], count=4, rng=random.Random(1)).chosen) == set(candidates[:2])
+    assert len({c.peer_id for c in selection.chosen}) == 4
+    assert {c.peer_id for c in select(WANTED, candidates[:2], count=4, rng=random.Random(1)).chosen} == {
+        c.peer_id for c in candidates[:2]
+    }
     assert select(WANTED, [], count=4, rng=random.Random(1)).chosen == ()
 
 
@@ -71,7 +83,9 @@ def test_few_candidates_come_in_the_order_of_their_scores() -> None:
 def test_work_is_spread_over_the_better_half_and_not_piled_on_the_best() -> None:
     rng = random.Random(11)
     candidates = peers(50)
-    first = Counter(select(WANTED, candidates, count=1, rng=rng).chosen[0].price_base - 100 for _ in range(2000))
+    first = Counter(
+        select(WANTED, candidates, count=1, rng=rng).chosen[0].prices[Tier.SEALED][0] - 100 for _ in range(2000)
+    )
     assert first[0] < 2000 * 0.15, "everybody runs to the cheapest"
     assert sum(first[n] for n in range(25)) > 2000 * 0.9, "the dear ones are chosen too often"
 
@@ -79,13 +93,15 @@ def test_work_is_spread_over_the_better_half_and_not_piled_on_the_best() -> None
 @pytest.mark.parametrize(
     "worse",
     [
-        replace(GOOD, price_per_item=12),
+        priced(100, 12),
         replace(GOOD, latency_ms=60.0),
         replace(GOOD, latency_ms=None),
         replace(GOOD, queue_ms=500),
         replace(GOOD, item_us=50_000),
-        replace(GOOD, reliability=0.4),
+        replace(GOOD, reliability=0.3),
         replace(GOOD, reliability=0.0),
+        replace(GOOD, expected_ms=500.0),
+        replace(GOOD, in_flight=3),
     ],
 )
 def test_score(worse: Candidate) -> None:
@@ -93,14 +109,124 @@ def test_score(worse: Candidate) -> None:
 
 
 def test_time_counts_between_free_offers() -> None:
-    free = replace(GOOD, price_base=0, price_per_item=0)
+    free = priced(0, 0)
     assert score(WANTED, free) < score(WANTED, replace(free, latency_ms=30.0))
 
 
 def test_cheapest_at_any_price() -> None:
-    dear = [replace(GOOD, price_base=n) for n in (9000, 5000, 7000)]
-    small = replace(GOOD, price_base=1, items_max=1)
+    dear = [priced(n) for n in (9000, 5000, 7000)]
+    small = priced(1, candidate=replace(GOOD, items_max=1))
     found = cheapest(WANTED, [*dear, small])
     assert found == dear[1]
-    assert found.price(WANTED.items) == 5100
+    assert found.price(WANTED) == 5100
     assert cheapest(WANTED, [small]) is None
+
+
+def test_what_we_know_goes_before_what_was_announced() -> None:
+    boaster = replace(GOOD, item_us=1, queue_ms=0, expected_ms=900.0)
+    honest = replace(GOOD, item_us=20_000)
+    assert score(WANTED, honest) < score(WANTED, boaster)
+
+
+# --- newcomers ---
+
+KNOWN = {"tries": 50, "reliability": 0.95}
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_newcomers_get_their_share_and_no_more(count: int) -> None:
+    rng = random.Random(7)
+    candidates = [*peers(3, "known", **KNOWN), *peers(200, "fake")]
+    cheap = [priced(1, 0, candidate) for candidate in candidates[3:]]
+    first, tried, rounds = 0, 0, 4000
+    for _ in range(rounds):
+        selection = select(WANTED, [*candidates[:3], *cheap], count=count, rng=rng)
+        newcomers = [c.peer_id.startswith("fake") for c in selection.chosen]
+        assert selection.trial == newcomers[0]
+        assert not any(newcomers[1:]), "the others asked are known ones"
+        first += newcomers[0]
+        tried += sum(newcomers)
+    assert tried == first
+    assert 0.04 < first / rounds < 0.06
+
+
+def test_newcomers_have_it_all_while_nobody_is_known_to_be_good() -> None:
+    bad = peers(2, "bad", tries=50, reliability=0.1)
+    full = peers(2, "full", slots_free=0, **KNOWN)
+    rng = random.Random(3)
+    wanted = replace(WANTED, min_reliability=0.0)
+    chosen = Counter(select(wanted, [*bad, *peers(5)], count=1, rng=rng).chosen[0].peer_id[:3] for _ in range(300))
+    assert chosen["pee"] > 200
+    chosen = Counter(select(wanted, [*full, *peers(20)], count=1, rng=rng).chosen[0].peer_id[:3] for _ in range(300))
+    assert chosen["pee"] > 150, "known ones that have no room keep nobody out"
+
+
+def test_newcomers_fill_up_what_must_be_filled() -> None:
+    candidates = [*peers(1, "known", **KNOWN), *peers(5)]
+    for seed in range(50):
+        selection = select(WANTED, candidates, count=3, rng=random.Random(seed), at_least=2)
+        assert len(selection.chosen) == 2
+        assert "known 0" in [c.peer_id for c in selection.chosen]
+
+
+# --- subnets ---
+
+
+def test_one_subnet_is_never_all_of_the_choice() -> None:
+    crowd = [replace(c, subnet="198.51.100.0/24") for c in peers(100, "crowd", reliability=1.0)]
+    honest = [replace(c, subnet=f"203.0.{n}.0/24") for n, c in enumerate(peers(4, "honest"))]
+    rng = random.Random(5)
+    shares: Counter[int] = Counter()
+    for _ in range(300):
+        chosen = select(WANTED, [*crowd, *honest], count=3, rng=rng).chosen
+        crowded = sum(c.peer_id.startswith("crowd") for c in chosen)
+        assert crowded <= 1
+        shares[crowded] += 1
+    assert shares[1], "it is not kept out either"
+
+
+def test_a_crowd_is_asked_when_nobody_else_is_left() -> None:
+    crowd = [replace(c, subnet="198.51.100.0/24") for c in peers(10)]
+    assert len(select(WANTED, crowd, count=3, rng=random.Random(5)).chosen) == 3
+    alone = replace(peers(1, "alone")[0], subnet="203.0.113.0/24")
+    chosen = select(WANTED, [*crowd, alone], count=3, rng=random.Random(5)).chosen
+    assert len(chosen) == 3
+    assert alone in chosen
+
+
+def test_those_without_a_public_address_count_each_as_their_own() -> None:
+    assert len(select(WANTED, peers(10), count=3, rng=random.Random(1)).chosen) == 3
+    seen = {c.peer_id for seed in range(60) for c in select(WANTED, peers(5), count=1, rng=random.Random(seed)).chosen}
+    assert seen == {"peer 0"}, "all five are drawn, and the best of them is taken"
+
+
+# --- preferences ---
+
+CHEAP = replace(priced(10, 0), peer_id=PeerId("cheap"), latency_ms=900.0, reliability=0.6)
+FAST = replace(priced(1000, 0), peer_id=PeerId("fast"), latency_ms=1.0, item_us=10, reliability=0.7)
+SURE = replace(priced(1500, 0), peer_id=PeerId("sure"), latency_ms=700.0, reliability=0.99)
+
+
+@pytest.mark.parametrize(
+    ("name", "best"), [("cheapest", "cheap"), ("fastest", "fast"), ("reliable", "sure"), ("balanced", "fast")]
+)
+def test_preferences(name: str, best: str) -> None:
+    chosen = select(WANTED, [CHEAP, FAST, SURE], count=3, rng=random.Random(1), prefer=PREFERENCES[name]).chosen
+    assert chosen[0].peer_id == best
+
+
+def test_a_preference_of_ones_own_and_no_limit_is_passed() -> None:
+    class LongestName:
+        def score(self, wanted: Wanted, candidate: Candidate) -> float:
+            return -len(candidate.peer_id)
+
+    names = [replace(GOOD, peer_id=PeerId(name)) for name in ("a", "aaa", "aa")]
+    dear = replace(priced(5000), peer_id=PeerId("aaaaaaa"))
+    selection = select(WANTED, [*names, dear], count=3, rng=random.Random(1), prefer=LongestName())
+    assert [c.peer_id for c in selection.chosen] == ["aaa", "aa", "a"]
+
+
+@pytest.mark.parametrize("name", list(PREFERENCES))
+def test_scores_are_finite_for_the_worst(name: str) -> None:
+    worst = replace(priced(2**62, 0), reliability=0.0, latency_ms=None, queue_ms=2**32, in_flight=64)
+    assert 0 <= PREFERENCES[name].score(WANTED, worst) < float("inf")

@@ -78,6 +78,7 @@ class Pair:
         self.provider_log: list[fx.ProviderEffect] = []
         self.received = bytearray()
         self.output = bytearray()
+        self.sent_input = b""
         self._opener: object = None
         self._input_hash = hashlib.sha256()
         self._output_hash = hashlib.sha256()
@@ -89,7 +90,7 @@ class Pair:
         self.run_client(self.client.start(self.now))
 
     def accept(self) -> None:
-        self.run_client(self.client.accept(b"payment", unix_ms=UNIX_MS))
+        self.run_client(self.client.accept(b"payment", now=self.now, unix_ms=UNIX_MS))
 
     def pump(self) -> None:
         """Deliver until nothing is on its way."""
@@ -123,12 +124,14 @@ class Pair:
             match effect:
                 case fx.Send(message):
                     self.to_provider.append(message.encode())
-                case fx.SendInput(sealer):
+                case fx.SendInput(sealer, header):
                     sealed = bytes(sealer.seal(PAYLOAD, True))
-                    self.run_client(self.client.input_sent(hashlib.sha256(sealed).digest()))
-                    self.to_provider.append(Input(self.job_id, sealed, True).encode())
-                case fx.BeginOutput(opener, payload_bytes):
+                    self.run_client(self.client.input_sent(hashlib.sha256(header + sealed).digest()))
+                    self.sent_input = Input(self.job_id, sealed, True).encode()
+                    self.to_provider.append(self.sent_input)
+                case fx.BeginOutput(opener, payload_bytes, header):
                     self.output = bytearray(payload_bytes)
+                    self._output_hash = hashlib.sha256(header)
                     self._out_opener = opener
                 case fx.WriteOutput(ciphertext, final):
                     self._out_opener.open_into(ciphertext, memoryview(self.output), final)  # type: ignore[attr-defined]
@@ -146,9 +149,10 @@ class Pair:
                     if self.credit:
                         self.run_provider(self.provider.payment_taken(job_id, unix_ms=UNIX_MS))
                     else:
-                        self.run_provider(self.provider.payment_refused(job_id, "no credit", 1030))
-                case fx.BeginInput(_, opener, payload_bytes):
+                        self.run_provider(self.provider.payment_refused(job_id, "no credit", 1030, unix_ms=UNIX_MS))
+                case fx.BeginInput(_, opener, payload_bytes, header):
                     self.received = bytearray(payload_bytes)
+                    self._input_hash = hashlib.sha256(header)
                     self._opener = opener
                 case fx.WriteInput(job_id, ciphertext, final):
                     self._opener.open_into(ciphertext, memoryview(self.received), final)  # type: ignore[attr-defined]
@@ -162,11 +166,11 @@ class Pair:
                             job_id, items=self.items_done, payload_bytes=len(ANSWER), queue_us=5, execute_us=70
                         )
                     )
-                case fx.SendOutput(job_id, sealer):
+                case fx.SendOutput(job_id, sealer, header):
                     sealed = bytes(sealer.seal(ANSWER, True))
                     self.to_client.append(Output(job_id, sealed, True).encode())
                     self.run_provider(
-                        self.provider.output_sent(job_id, hashlib.sha256(sealed).digest(), unix_ms=UNIX_MS)
+                        self.provider.output_sent(job_id, hashlib.sha256(header + sealed).digest(), unix_ms=UNIX_MS)
                     )
 
     def effects_of(self, kind: type) -> list[object]:

@@ -148,7 +148,7 @@ def test_cancelling_before_the_work_is_done_costs_nothing() -> None:
     assert pair.desk.running == 0
 
 
-def test_cancelling_after_the_output_began_changes_nothing_for_the_provider() -> None:
+def test_cancelling_after_the_receipt_was_sent_takes_the_earning_back() -> None:
     pair = Pair()
     pair.start()
     pair.pump()
@@ -158,13 +158,13 @@ def test_cancelling_after_the_output_began_changes_nothing_for_the_provider() ->
     assert pair.effects_of(fx.Earn)
     pair.deliver_to_provider(Cancel(pair.job_id).encode())
     assert not pair.effects_of(fx.ReleasePayment)
-    assert not pair.effects_of(fx.TellOutcome), "the receipt that was sent is the answer"
+    assert pair.effects_of(fx.GiveBack) == [fx.GiveBack(pair.job_id)]
 
 
 def test_who_asks_about_a_job_of_an_earlier_stream_is_told() -> None:
     pair = Pair()
     pair.deliver_to_provider(Cancel(pair.job_id).encode())
-    assert pair.effects_of(fx.TellOutcome) == [fx.TellOutcome(pair.job_id)]
+    assert pair.effects_of(fx.GiveBack) == [fx.GiveBack(pair.job_id)]
     (answer,) = pair.provider.not_earned(pair.job_id)
     assert isinstance(answer, fx.Send)
     assert isinstance(answer.message, Failure)
@@ -177,13 +177,14 @@ def test_a_deadline_ends_the_job_at_both_ends() -> None:
     pair.pump()
     pair.accept()
     pair.deliver_to_provider(pair.to_provider.popleft())
-    assert pair.provider.next_deadline() == pair.now + limits.JOB_INPUT_IDLE_TIMEOUT_S
+    assert pair.provider.next_deadline() == pair.now + limits.PROGRESS_INTERVAL_S
     pair.now += limits.JOB_INPUT_IDLE_TIMEOUT_S
     pair.run_provider(pair.provider.handle_timer(pair.now))
     (message,) = pair.messages_to_client()
     assert isinstance(message, Failure)
     assert message.code is FailureCode.DEADLINE
     assert pair.effects_of(fx.ReleasePayment)
+    pair.client.heard(159.0)
     assert pair.client.next_deadline() == 160.0
     assert pair.client.handle_timer(159.9) == []
     pair.run_client(pair.client.handle_timer(160.0))
@@ -229,7 +230,7 @@ def test_failed_execution_reaches_the_client_with_its_code_and_costs_nothing() -
     error = error_of(pair)
     assert isinstance(error, ExecutionError)
     assert (error.code, error.retryable) == ("INPUT", False)
-    assert pair.effects_of(fx.EndReservation) == [fx.EndReservation(outcome_known=True)]
+    assert pair.effects_of(fx.EndReservation) == [fx.EndReservation(outcome_known=True, job_failed=True)]
 
 
 # --- a provider that cheats -----------------------------------------------------------------------------------------
@@ -413,7 +414,7 @@ def test_the_memory_of_taken_jobs_is_bounded() -> None:
     [
         Input(JobId(b"j" * 16), b"x" * 80, True).encode(),
         ReceiptAck(JobId(b"j" * 16), bytes(64)).encode(),
-        Refusal(JobId(b"j" * 16), RefusalReason.BUSY, "", None).encode(),
+        Refusal(JobId(b"j" * 16), b"", bytes(64)).encode(),
         Receipt(JobId(b"j" * 16), b"", bytes(64), b"").encode(),
     ],
 )

@@ -1,43 +1,67 @@
-"""The book of offers and the announcer, with a number for a clock."""
+"""The book of offers, with a number for a clock."""
 
 from __future__ import annotations
 
 import dataclasses
+import random
 
 import pytest
 
 from cocoon_p2p import limits
 from cocoon_p2p.errors import RemoteProtocolError
 from cocoon_p2p.ids import ModelId, Tier
+from cocoon_p2p.proto import announcements
 from cocoon_p2p.proto.job_effects import Penalise
 from cocoon_p2p.proto.market import (
-    Announcer,
+    BookEffect,
     MarketBook,
     OffersChanged,
     RememberAddresses,
+    Taken,
     validate_record,
     verify_announcement,
 )
 from cocoon_p2p.sealing.signing import IdentityKey
-from cocoon_p2p.wire.capacity import CAPACITY_DOMAIN, Announcement, Offer, SignedAnnouncement, capacity_key
+from cocoon_p2p.wire.capacity import (
+    CAPACITY_DOMAIN,
+    Announcement,
+    DeviceClass,
+    HeardBy,
+    Offer,
+    SignedAnnouncement,
+    TierPrice,
+    Unit,
+    capacity_key,
+)
 
 NOW = 1_800_000_000.0
 PEER = IdentityKey.from_seed(b"p" * 32)
 OWN = IdentityKey.from_seed(b"o" * 32)
-OFFER = Offer(ModelId("ab" * 32), "echo", (Tier.SEALED,), 100, 10, 64, 10_000, 4, 4, 0, "cpu", 0)
+OFFER = Offer(
+    ModelId("ab" * 32), "echo", Unit.ITEM, (TierPrice(Tier.SEALED, 100, 10),), 64, 10_000, 4, 4, 0, "cpu",
+    DeviceClass.CPU, 0, 0,
+)  # fmt: skip
 
 
 def signed(key: IdentityKey = PEER, *, at: float = NOW, signer: IdentityKey | None = None, **changes: object) -> bytes:
     now_ms = int(at * 1000)
-    body = Announcement(key.peer_id, now_ms, now_ms, now_ms + 60_000, ("/memory/1",), "agent", (0,), (OFFER,))
+    body = Announcement(key.peer_id, now_ms, now_ms, now_ms + 60_000, ("/memory/1",), "agent", (0,), "de", (OFFER,))
     raw = dataclasses.replace(body, **changes).encode()  # type: ignore[arg-type]
     return SignedAnnouncement(raw, (signer or key).sign(CAPACITY_DOMAIN, raw)).encode()
+
+
+def news(effects: list[BookEffect]) -> list[BookEffect]:
+    return [effect for effect in effects if not isinstance(effect, Taken)]
+
+
+def numbered(count: int, first: int = 1) -> list[IdentityKey]:
+    return [IdentityKey.from_seed(number.to_bytes(32)) for number in range(first, first + count)]
 
 
 def test_an_announcement_is_an_offer_until_it_expires() -> None:
     book = MarketBook(OWN.peer_id)
     effects = book.handle_announcement(signed(), now=NOW)
-    assert effects == [RememberAddresses(PEER.peer_id, ("/memory/1",)), OffersChanged(PEER.peer_id)]
+    assert news(effects) == [RememberAddresses(PEER.peer_id, ("/memory/1",)), OffersChanged(PEER.peer_id)]
     for wanted in ("echo", "ab" * 32, None):
         (found,) = book.offers(wanted, now=NOW)
         assert (found.peer, found.offer) == (PEER.peer_id, OFFER)
@@ -72,7 +96,9 @@ def test_only_the_load_changed_is_no_news() -> None:
     book = MarketBook(OWN.peer_id)
     book.handle_announcement(signed(), now=NOW)
     effects = book.handle_announcement(signed(at=NOW + 1), now=NOW + 1)
-    assert effects == [RememberAddresses(PEER.peer_id, ("/memory/1",))]
+    assert [type(effect) for effect in effects] == [Taken]
+    moved = book.handle_announcement(signed(at=NOW + 2, addresses=("/memory/2",)), now=NOW + 2)
+    assert news(moved) == [RememberAddresses(PEER.peer_id, ("/memory/2",))]
 
 
 @pytest.mark.parametrize(
@@ -105,59 +131,130 @@ def test_the_book_is_bounded() -> None:
     assert [offer.peer for offer in book.offers(now=NOW)] == [peer.peer_id for peer in peers[2:]]
 
 
+def test_one_subnet_neither_fills_the_book_nor_pushes_others_out() -> None:
+    book = MarketBook(OWN.peer_id, peers_max=80, subnet_max=32)
+    honest, crowd = numbered(5), numbered(100, first=100)
+    for number, peer in enumerate(honest):
+        book.handle_announcement(signed(peer, addresses=(f"/ip4/8.8.{number}.1/tcp/4001",)), now=NOW)
+    for number, peer in enumerate(crowd):
+        book.handle_announcement(signed(peer, addresses=(f"/ip4/9.9.9.{number}/tcp/4001",)), now=NOW)
+    held = {offer.peer for offer in book.offers(now=NOW)}
+    assert {peer.peer_id for peer in honest} <= held
+    assert held - {peer.peer_id for peer in honest} == {peer.peer_id for peer in crowd[:10]}, (
+        "an eighth, the first heard"
+    )
+    again = signed(crowd[0], at=NOW + 1, addresses=("/ip4/9.9.9.0/tcp/4001",))
+    assert news(book.handle_announcement(again, now=NOW + 1)) == [], "who is in it stays in it"
+    book.forget(crowd[0].peer_id)
+    assert book.handle_announcement(signed(crowd[50], addresses=("/ip4/9.9.9.77/tcp/1",)), now=NOW) != []
+
+
+def test_who_moves_into_a_crowded_subnet_leaves_the_book() -> None:
+    book = MarketBook(OWN.peer_id, peers_max=80)
+    for number, peer in enumerate(numbered(10)):
+        book.handle_announcement(signed(peer, addresses=(f"/ip4/9.9.9.{number}/tcp/1",)), now=NOW)
+    book.handle_announcement(signed(addresses=("/ip4/8.8.8.8/tcp/1",)), now=NOW)
+    book.handle_announcement(signed(at=NOW + 1, addresses=("/ip4/9.9.9.200/tcp/1",)), now=NOW + 1)
+    assert book.heard(PEER.peer_id) is None
+    assert len(book) == 10
+
+
+def test_the_nodes_of_one_machine_or_behind_one_relay_are_not_one_subnet() -> None:
+    relayed = f"/ip4/9.9.9.9/tcp/4001/p2p/{OWN.peer_id}/p2p-circuit"
+    book = MarketBook(OWN.peer_id, peers_max=800)
+    for number, peer in enumerate(numbered(120)):
+        place = relayed if number % 2 else f"/ip4/127.0.0.1/tcp/{number + 1}"
+        book.handle_announcement(signed(peer, addresses=(place,)), now=NOW)
+    assert len(book) == 120
+
+
+def test_the_same_announcements_make_the_same_book() -> None:
+    raws = [
+        signed(peer, at=NOW + number / 10, addresses=(f"/ip4/8.8.{number % 7}.{number}/tcp/1",))
+        for number, peer in enumerate(numbered(60))
+    ]
+    books = [MarketBook(OWN.peer_id, peers_max=40), MarketBook(OWN.peer_id, peers_max=40)]
+    for book in books:
+        for number, raw in enumerate(raws):
+            book.handle_announcement(raw, now=NOW + number / 10)
+        book.handle_timer(now=NOW + 62)
+    assert books[0].offers(now=NOW + 62) == books[1].offers(now=NOW + 62) != []
+    assert books[0].past_providers() == books[1].past_providers() != []
+
+
+def test_it_notes_how_and_when_it_heard() -> None:
+    book = MarketBook(OWN.peer_id)
+    book.handle_announcement(signed(), now=NOW, heard_by=HeardBy.BOOK)
+    book.handle_announcement(signed(), now=NOW + 5, heard_by=HeardBy.ASKED)
+    (entry,) = book.answer(None, PEER.peer_id, 1, now=NOW + 7.5, rng=random.Random(1))
+    assert (entry.heard_by, entry.heard_ago_ms, entry.raw) == (HeardBy.BOOK, 7500, signed())
+
+
+def test_an_answer_from_the_book_is_drawn_from_what_fits_and_is_current() -> None:
+    book, rng = MarketBook(OWN.peer_id), random.Random(1)
+    peers = numbered(50)
+    other = dataclasses.replace(OFFER, model_id=ModelId("cd" * 32), name="other")
+    for number, peer in enumerate(peers):
+        offers = (OFFER, other) if number < 3 else (OFFER,)
+        book.handle_announcement(signed(peer, at=NOW + number, offers=offers), now=NOW + number)
+    book.handle_announcement(signed(offers=()), now=NOW)
+
+    def answered(model: ModelId | None, peer: str | None, count: int, now: float) -> list[str]:
+        entries = book.answer(model, peer, count, now=now, rng=rng)  # type: ignore[arg-type]
+        return [verify_announcement(entry.raw).announcement.peer_id for entry in entries]
+
+    assert set(answered(other.model_id, None, 32, NOW + 50)) == {peer.peer_id for peer in peers[:3]}
+    assert len(set(answered(None, None, 99, NOW + 50))) == limits.BOOK_ANSWER_MAX
+    assert answered(None, None, 5, NOW + 50) != answered(None, None, 5, NOW + 50), "drawn by chance"
+    assert set(answered(None, None, 32, NOW + 80)) <= {peer.peer_id for peer in peers[21:]}, "never an expired one"
+    assert answered(None, peers[0].peer_id, 1, NOW + 61) == []
+    assert answered(other.model_id, peers[9].peer_id, 1, NOW + 50) == []
+    assert answered(None, PEER.peer_id, 1, NOW + 50) == [PEER.peer_id], "who asks for one peer hears that it left"
+
+
+def test_who_expired_is_remembered_to_be_asked_again() -> None:
+    book = MarketBook(OWN.peer_id, past_max=2)
+    peers = numbered(4)
+    for number, peer in enumerate(peers):
+        book.handle_announcement(signed(peer, at=NOW + number), now=NOW + number)
+    book.handle_announcement(signed(), now=NOW)
+    book.handle_announcement(signed(at=NOW + 1, offers=()), now=NOW + 1)
+    book.handle_timer(now=NOW + 100)
+    assert [each.peer_id for each in book.past_providers("echo")] == [peer.peer_id for peer in peers[2:]]
+    assert book.past_providers("other") == []
+    book.handle_announcement(signed(peers[3], at=NOW + 100), now=NOW + 100)
+    assert [each.peer_id for each in book.past_providers()] == [peers[2].peer_id], "it is there again"
+    book.forget(peers[2].peer_id)
+    assert book.past_providers() == []
+
+
+def test_a_signature_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked = []
+    check = announcements.verify_signature
+    monkeypatch.setattr(announcements, "verify_signature", lambda *given: checked.append(given) or check(*given))
+    raw = signed(sequence=4711)
+    first = verify_announcement(raw)
+    assert verify_announcement(raw) is first
+    forged = signed(sequence=4711, signer=OWN)
+    for _ in range(2):
+        with pytest.raises(RemoteProtocolError):
+            verify_announcement(forged)
+    assert len(checked) == 3, "what is forged is not remembered"
+
+
+def test_the_memory_of_signatures_is_bounded() -> None:
+    known = announcements._Verified(count_max=3, bytes_max=1000)
+    signed_one = verify_announcement(signed())
+    for number in range(10):
+        known.put(bytes([number]), signed_one, 100)
+    assert [bool(known.get(bytes([number]))) for number in range(10)] == [False] * 7 + [True] * 3
+    known.put(b"large", signed_one, 950)
+    assert known.get(b"large") is not None
+    assert known.get(bytes([9])) is None
+    assert known._bytes == 950
+
+
 def test_a_record_stands_only_under_its_own_key() -> None:
     assert validate_record(capacity_key(PEER.peer_id), signed(sequence=7)) == 7
     with pytest.raises(RemoteProtocolError):
         validate_record(capacity_key(OWN.peer_id), signed())
-
-
-# --- the announcer ---------------------------------------------------------------------------------------------------
-
-
-def announcer(sequence: int = 0) -> Announcer:
-    return Announcer(PEER, agent="test", settlement_network=0, sequence=sequence)
-
-
-def test_a_node_without_offers_never_announces() -> None:
-    mine = announcer()
-    mine.set_offers([], ["/memory/1"], NOW)
-    assert mine.next_deadline() is None
-    assert mine.handle_timer(NOW + 1000) == []
-    assert mine.goodbye(NOW) == []
-
-
-def test_it_announces_at_once_then_regularly_with_rising_numbers() -> None:
-    mine = announcer(sequence=int(NOW * 1000) + 50)
-    mine.set_offers([OFFER], ["/memory/1"], NOW)
-    assert mine.next_deadline() == NOW
-    (first,) = mine.handle_timer(NOW)
-    verify_announcement(first.raw).announcement.require_current(int(NOW * 1000))
-    assert first.signed.announcement.sequence == int(NOW * 1000) + 51, "never below a number that was used before"
-    assert mine.handle_timer(NOW + 1) == []
-    assert mine.next_deadline() == NOW + limits.ANNOUNCEMENT_INTERVAL_S
-    (second,) = mine.handle_timer(NOW + limits.ANNOUNCEMENT_INTERVAL_S)
-    assert second.signed.announcement.sequence > first.signed.announcement.sequence
-    assert second.signed.announcement.issued_at_ms + 60_000 == second.signed.announcement.expires_at_ms
-
-
-def test_changes_are_announced_soon_but_not_more_than_once_a_second() -> None:
-    mine = announcer()
-    mine.set_offers([OFFER], [], NOW)
-    mine.handle_timer(NOW)
-    mine.set_offers([dataclasses.replace(OFFER, slots_free=1, queue_ms=5)], [], NOW + 0.1)
-    assert mine.next_deadline() == NOW + limits.ANNOUNCEMENT_INTERVAL_S, "load alone waits for the next regular one"
-    mine.set_offers([dataclasses.replace(OFFER, price_base=5)], [], NOW + 0.2)
-    assert mine.next_deadline() == NOW + limits.ANNOUNCEMENT_MIN_INTERVAL_S
-    (published,) = mine.handle_timer(NOW + 1)
-    assert published.signed.announcement.offers[0].price_base == 5
-
-
-def test_goodbye_withdraws_everything() -> None:
-    mine, book = announcer(), MarketBook(OWN.peer_id)
-    mine.set_offers([OFFER], [], NOW)
-    (hello,) = mine.handle_timer(NOW)
-    book.handle_announcement(hello.raw, now=NOW)
-    (goodbye,) = mine.goodbye(NOW + 0.01)
-    book.handle_announcement(goodbye.raw, now=NOW + 0.01)
-    assert book.offers(now=NOW + 0.01) == []
-    assert mine.goodbye(NOW + 1) == []

@@ -1,0 +1,97 @@
+"""How often a node gossips its announcement, so that what all of them gossip together stays within a budget; and how many
+one author may bring. Times are seconds of one clock.
+
+There is no leader: each node counts what comes by on the topic, a minute's worth, and the nearer that is to the budget, the
+smaller the chance that it adds its own (the "trickle" of RFC 6206 suppresses the same way, by what it hears from others).
+Nothing has to settle: who has just come asks a neighbour how much there was before (`begin`). In a network of half a dozen
+providers everybody is heard of twice a minute; in a large one gossip is a sample of the market, and what is not gossiped is
+still there for whoever asks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+
+from cocoon_p2p import limits
+from cocoon_p2p.ids import PeerId
+
+_NEWS_ROOM = 1.5
+"""Of the budget: what is left above it is for what changed."""
+
+
+class GossipPace:
+    """One node's own count of the topic, and of its own changes."""
+
+    def __init__(self) -> None:
+        self._heard = 0.0
+        self._heard_at = 0.0
+        self._changes = float(limits.GOSSIP_CHANGE_BURST)
+        self._changes_at = 0.0
+
+    def begin(self, now: float, count: int) -> None:
+        """Before we listened, `count` announcements came by within a minute."""
+        if self.heard(now) == 0.0:
+            self._heard, self._heard_at = float(count), now
+
+    def note_heard(self, now: float) -> None:
+        """One announcement came by on the topic, ours among them."""
+        self._heard = self.heard(now) + 1.0
+        self._heard_at = now
+
+    def heard(self, now: float) -> float:
+        """Announcements a minute: each counts less the longer ago it was, by e in limits.GOSSIP_RATE_WINDOW_S. With a window
+        that ends sharply a burst would be followed by silence and the next burst."""
+        passed_s = now - self._heard_at
+        if passed_s < 0:  # the clock was set back
+            return 0.0
+        return self._heard * math.exp(-passed_s / limits.GOSSIP_RATE_WINDOW_S)
+
+    def chance(self, now: float, *, changed: bool) -> float:
+        """How likely, 0 to 1, an announcement made now should be gossiped. 1 while there is room; it falls with the third
+        power towards the budget's end, so that of hundreds of nodes, who all see the same, about one speaks at a time.
+        News may take half as much again."""
+        # SPEC capacity/1 §4.4
+        full = limits.GOSSIP_ANNOUNCEMENTS_PER_MINUTE
+        begins, ends = (full, _NEWS_ROOM * full) if changed else (limits.GOSSIP_ROOM_SHARE * full, full)
+        left = (ends - self.heard(now)) / (ends - begins)
+        return float(min(max(left, 0.0), 1.0) ** 3)
+
+    def take_change(self, now: float) -> bool:
+        """Whether a change of ours counts as news: who changes all the time (a provider of one slot is full with every job)
+        has some, and then one every GOSSIP_CHANGE_INTERVAL_S."""
+        passed_s = max(0.0, now - self._changes_at)
+        self._changes = min(limits.GOSSIP_CHANGE_BURST, self._changes + passed_s / limits.GOSSIP_CHANGE_INTERVAL_S)
+        self._changes_at = now
+        taken = self._changes >= 1.0
+        self._changes -= taken
+        return taken
+
+
+class AuthorRates:
+    """How many announcements each author may bring by gossip, on the clock of its own `issued_at`: a node that was stopped
+    for a minute, or a slow link, hears a minute's worth at once and nobody is to blame. An author gains nothing by writing
+    wrong times, which are refused when they are more than a minute off."""
+
+    def __init__(
+        self,
+        *,
+        per_s: float = limits.ANNOUNCEMENTS_PER_AUTHOR_S,
+        burst: float = limits.ANNOUNCEMENTS_PER_AUTHOR_BURST,
+        authors_max: int = limits.BOOK_PEERS_MAX,
+    ) -> None:
+        self._per_s = per_s
+        self._burst = burst
+        self._authors_max = authors_max
+        self._left: OrderedDict[PeerId, tuple[float, float]] = OrderedDict()
+
+    def take(self, author: PeerId, issued_at: float) -> bool:
+        """False when this one is too many."""
+        tokens, at = self._left.get(author, (self._burst, issued_at))
+        tokens = min(self._burst, tokens + max(0.0, issued_at - at) * self._per_s)
+        taken = tokens >= 1.0
+        self._left[author] = (tokens - 1.0 if taken else tokens, max(at, issued_at))
+        self._left.move_to_end(author)
+        if len(self._left) > self._authors_max:
+            self._left.popitem(last=False)
+        return taken
