@@ -33,11 +33,25 @@ from cocoon_p2p.wire.capacity import (
     CAPACITY_PROTOCOL,
     CAPACITY_TOPIC,
     Announcement,
+    DeviceClass,
     Offer,
     SignedAnnouncement,
+    TierPrice,
+    Unit,
     capacity_key,
 )
-from cocoon_p2p.wire.job import JOB_PROTOCOL, Accept, Ask, Failure, Input, Quote, Receipt, Refusal, decode_message
+from cocoon_p2p.wire.job import (
+    JOB_PROTOCOL,
+    Accept,
+    Ask,
+    Failure,
+    Input,
+    Quote,
+    Receipt,
+    Refusal,
+    decode_message,
+    decode_refusal_body,
+)
 from cocoon_p2p.wire.voucher import decode_payment, decode_voucher
 
 X = to_payload({"x": np.ones((1, 4), np.float32)})
@@ -122,7 +136,7 @@ async def paid(scene: Scene, job: ClientJob) -> bytes:
 
 def accepted(job: ClientJob, payment: bytes) -> tuple[Accept, bytes]:
     """The honest ACCEPT and the sealed input."""
-    send, seal = job.accept(payment, unix_ms=int(VirtualClock().unix() * 1000))
+    send, seal = job.accept(payment, now=trio.current_time(), unix_ms=int(VirtualClock().unix() * 1000))
     assert isinstance(send, Send)
     assert isinstance(send.message, Accept)
     assert isinstance(seal, SendInput)
@@ -240,7 +254,7 @@ async def test_an_input_shorter_than_announced_is_no_input(autojump_clock: MockC
     """Sealed in good order, final flag and all, but not the bytes that were quoted."""
     stream, job = await scene.stream(), make_job(scene)
     await quoted(scene, stream, job)
-    send, seal = job.accept(await paid(scene, job), unix_ms=int(VirtualClock().unix() * 1000))
+    send, seal = job.accept(await paid(scene, job), now=trio.current_time(), unix_ms=int(VirtualClock().unix() * 1000))
     assert isinstance(send, Send)
     assert isinstance(seal, SendInput)
     short = bytes(seal.sealer.seal(PIECE[:64], True))
@@ -262,7 +276,7 @@ async def test_a_replayed_job_is_not_done_twice(autojump_clock: MockClock, scene
     await stream.send(*frames)
     answer = decode_message(await stream.receive())
     assert isinstance(answer, Refusal)
-    assert answer.reason.name == "QUOTE_EXPIRED"
+    assert decode_refusal_body(answer.body).reason.name == "QUOTE_EXPIRED"
     again = make_job(scene, job_id=job.job_id)
     (send,) = again.start(trio.current_time())
     assert isinstance(send, Send)
@@ -295,7 +309,7 @@ async def test_an_expired_quote_is_refused_without_blame(autojump_clock: MockClo
     await stream.send(accept.encode(), Input(job.job_id, sealed, True).encode())
     answer = decode_message(await stream.receive())
     assert isinstance(answer, Refusal)
-    assert answer.reason.name == "QUOTE_EXPIRED"
+    assert decode_refusal_body(answer.body).reason.name == "QUOTE_EXPIRED"
     assert scene.penalty() == 0
 
 
@@ -322,7 +336,7 @@ async def test_a_bad_voucher_costs_standing_and_no_work_is_done(
     await stream.send(accept.encode(), Input(job.job_id, sealed, True).encode())
     answer = decode_message(await stream.receive())
     assert isinstance(answer, Refusal)
-    assert answer.reason.name == "PAYMENT"
+    assert decode_refusal_body(answer.body).reason.name == "PAYMENT"
     assert scene.penalty() > 0
     assert scene.provider.engine.jobs_done == 0
     await scene.honest_job_works()
@@ -346,7 +360,8 @@ async def test_yesterdays_voucher_buys_nothing(autojump_clock: MockClock, scene:
     await stream.send(accept.encode(), Input(again.job_id, sealed, True).encode())
     answer = decode_message(await stream.receive())
     assert isinstance(answer, Refusal), "the newest voucher once more: no new credit"
-    assert (answer.reason.name, answer.needed) == ("PAYMENT", 3 * 1010)
+    refusal = decode_refusal_body(answer.body)
+    assert (refusal.reason.name, refusal.needed) == ("PAYMENT", 3 * 1010)
     older = make_job(scene)
     await quoted(scene, stream, older)
     accept, _ = accepted(older, payments[0])
@@ -387,8 +402,9 @@ async def test_asking_without_end_is_bounded(autojump_clock: MockClock, scene: S
 
 def announcement(scene: Scene, signer: IdentityKey, **changes: object) -> bytes:
     now_ms = int(VirtualClock().unix() * 1000)
-    offer = Offer(scene.model_id, "echo", (Tier.SEALED,), 1, 0, 10, 10_000, 4, 4, 0, "cpu", 0)
-    body = Announcement(ATTACKER.peer_id, now_ms, now_ms, now_ms + 60_000, (), "", (0,), (offer,))
+    price = TierPrice(Tier.SEALED, 1, 0)
+    offer = Offer(scene.model_id, "echo", Unit.ITEM, (price,), 10, 10_000, 4, 4, 0, "cpu", DeviceClass.CPU, 0, 0)
+    body = Announcement(ATTACKER.peer_id, now_ms, now_ms, now_ms + 60_000, (), "", (0,), "", (offer,))
     raw = dataclasses.replace(body, **changes).encode()  # type: ignore[arg-type]
     return SignedAnnouncement(raw, signer.sign(CAPACITY_DOMAIN, raw)).encode()
 

@@ -29,6 +29,11 @@ class Alarm:
         if deadline is not None and deadline < self._waiting_until:
             self._poked.set()
 
+    def expect(self, deadline: float) -> None:
+        """There is this deadline now; as `poke`, without looking at all the others."""
+        if deadline < self._waiting_until:
+            self._poked.set()
+
     async def run(self) -> None:
         """Runs until cancelled."""
         while True:

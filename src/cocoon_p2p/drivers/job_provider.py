@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, assert_never
 
 import trio
 
-from cocoon_p2p import limits
 from cocoon_p2p.drivers.alarm import Alarm
 from cocoon_p2p.drivers.bulk import bulk_frame, sealed_pieces
 from cocoon_p2p.drivers.clock import Clock, unix_ms
 from cocoon_p2p.drivers.outbox import Outbox
+from cocoon_p2p.drivers.provider_books import ProviderBooks
 from cocoon_p2p.drivers.standing import StandingKeeper
 from cocoon_p2p.errors import EndOfStream, ExecutionError, RemoteProtocolError, SettlementError, TransportError
 from cocoon_p2p.execution.port import Engine, ExecutionResult, InputBuffer
@@ -28,6 +28,7 @@ from cocoon_p2p.proto.job_effects import (
     Closed,
     Earn,
     Execute,
+    GiveBack,
     KeepSignature,
     Penalise,
     ProviderEffect,
@@ -35,15 +36,14 @@ from cocoon_p2p.proto.job_effects import (
     Send,
     SendOutput,
     TakePayment,
-    TellOutcome,
     WriteInput,
 )
 from cocoon_p2p.proto.job_provider import ProviderSession
 from cocoon_p2p.proto.provider_desk import ProviderDesk
-from cocoon_p2p.sealing.envelope import ChunkOpener, ChunkSealer
+from cocoon_p2p.sealing.envelope import ChunkOpener
 from cocoon_p2p.settlement.port import Settlement
-from cocoon_p2p.store import JobRecord, ReceiptRecord, Store
-from cocoon_p2p.wire.job import Cancel, Output, Receipt, ReceiptBody, decode_message
+from cocoon_p2p.store import Store
+from cocoon_p2p.wire.job import Cancel, Output, Receipt, decode_message
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -84,10 +84,11 @@ class JobProvider:
 
     def __init__(self, ports: ProviderPorts) -> None:
         self._ports = ports
+        self._books = ProviderBooks(ports.store, ports.settlement, ports.desk, ports.clock)
         self._sessions: set[_Session] = set()
 
     async def serve_stream(self, stream: Stream) -> None:
-        session = _Session(self._ports, stream, self._holder_of)
+        session = _Session(self._ports, self._books, stream, self._holder_of)
         self._sessions.add(session)
         try:
             await session.serve()
@@ -98,12 +99,22 @@ class JobProvider:
         """Where a job of this client goes on: it may have come back before its old stream was found dead."""
         return next((session for session in self._sessions if session.holds(client, job_id)), None)
 
+    async def settled(self) -> None:
+        """Waits until no accepted job is left."""
+        for session in list(self._sessions):
+            await session.settled()
+
+    async def yield_jobs(self, detail: str) -> None:
+        """The operator takes the machine back: every accepted job whose work is not done fails, and its work ends. `detail`
+        says why, for the clients; that no new one comes is for `ProviderDesk.rests` to see to."""
+        for session in list(self._sessions):
+            await session.yield_jobs(detail)
+
     async def shut_down(self, grace_s: float) -> None:
         """Take no new job, let those that run finish for up to `grace_s`, and tell the clients of the rest."""
         self._ports.desk.open_to_jobs = False
         with trio.move_on_after(grace_s):
-            for session in list(self._sessions):
-                await session.settled()
+            await self.settled()
         for session in list(self._sessions):
             await session.shut_down()
 
@@ -112,9 +123,14 @@ class _Session:
     """The jobs of one client on one stream."""
 
     def __init__(
-        self, ports: ProviderPorts, stream: Stream, holder_of: Callable[[PeerId, JobId], _Session | None]
+        self,
+        ports: ProviderPorts,
+        books: ProviderBooks,
+        stream: Stream,
+        holder_of: Callable[[PeerId, JobId], _Session | None],
     ) -> None:
         self._ports = ports
+        self._books = books
         self._stream = stream
         self._holder_of = holder_of
         self._machine = ProviderSession(ports.desk, stream.peer, entropy=secrets.token_bytes)
@@ -129,7 +145,8 @@ class _Session:
             async with trio.open_nursery() as self._nursery:
                 self._nursery.start_soon(self._outbox.run)
                 self._nursery.start_soon(self._alarm.run)
-                await self._resend_receipts()
+                self._books.recall(self._stream.peer)
+                await self._run(self._machine.resend_receipts(self._books.unsigned_receipts(self._stream.peer)))
                 await self._read()
                 self._nursery.cancel_scope.cancel()
         finally:
@@ -140,7 +157,8 @@ class _Session:
     async def settled(self) -> None:
         """Waits until no accepted job is left."""
         while self._work:
-            self._settled = trio.Event()
+            if self._settled.is_set():
+                self._settled = trio.Event()
             await self._settled.wait()
 
     def holds(self, client: PeerId, job_id: JobId) -> bool:
@@ -149,6 +167,9 @@ class _Session:
     async def cancel(self, job_id: JobId) -> None:
         clock = self._ports.clock
         await self._run(self._machine.handle_message(Cancel(job_id), now=clock.now(), unix_ms=unix_ms(clock)))
+
+    async def yield_jobs(self, detail: str) -> None:
+        await self._run(self._machine.yield_jobs(detail))
 
     async def shut_down(self) -> None:
         await self._run(self._machine.shut_down())
@@ -175,10 +196,6 @@ class _Session:
     async def _on_timer(self) -> None:
         await self._run(self._machine.handle_timer(self._ports.clock.now()))
 
-    async def _resend_receipts(self) -> None:
-        kept = self._ports.store.receipts.unacknowledged(self._stream.peer, limits.RECEIPTS_RESENT_MAX)
-        await self._run(self._machine.resend_receipts(list(map(_receipt_of, kept))))
-
     # --- effects ---
 
     async def _run(self, effects: Sequence[ProviderEffect]) -> None:
@@ -188,8 +205,9 @@ class _Session:
     async def _run_one(self, effect: ProviderEffect) -> None:
         match effect:
             case Send(Receipt() as receipt):
-                with suppress(TransportError):  # it is on disk, and goes out again with the next session
-                    await self._outbox.put_bulk(receipt.encode())  # after the output that it is for
+                # After the output that it is for. It is on disk, and goes out again with the next session.
+                with suppress(TransportError):
+                    await self._outbox.put_bulk(receipt.encode(), purpose=receipt.job_id)
             case Send(message):
                 with suppress(TransportError):  # the reader sees it too, and ends the session
                     self._outbox.put(message.encode())
@@ -197,20 +215,20 @@ class _Session:
                 self._ports.standing.penalise(self._stream.peer, fault)
             case TakePayment(job_id, payment, max_total):
                 await self._take_payment(job_id, payment, max_total)
-            case BeginInput(job_id, opener, payload_bytes):
-                await self._begin_input(job_id, opener, payload_bytes)
+            case BeginInput():
+                await self._begin_input(effect)
             case WriteInput(job_id, ciphertext, final):
                 await self._write_input(job_id, ciphertext, final)
             case Execute(job_id, model_id, items_max):
                 self._nursery.start_soon(self._execute, job_id, model_id, items_max)
-            case SendOutput(job_id, sealer):
-                await self._send_output(job_id, sealer)
+            case SendOutput():
+                await self._send_output(effect)
             case Earn(job_id, receipt, body):
-                await self._earn(job_id, receipt, body)
-            case TellOutcome(job_id):
-                await self._tell_outcome(job_id)
+                await self._books.earn(receipt, body, self._work[job_id].created_at_ms)
+            case GiveBack(job_id):
+                await self._give_back(job_id)
             case KeepSignature(job_id, signature):
-                self._ports.store.receipts.acknowledge(job_id, signature)
+                self._books.signed(self._stream.peer, job_id, signature)
             case ReleasePayment(job_id):
                 await self._ports.settlement.release(job_id)
             case Closed():
@@ -218,31 +236,29 @@ class _Session:
             case _:
                 assert_never(effect)
 
-    async def _tell_outcome(self, job_id: JobId) -> None:
+    async def _give_back(self, job_id: JobId) -> None:
         # SPEC job/1 §3.9
         client = self._stream.peer
+        self._outbox.drop(job_id)
         holder = self._holder_of(client, job_id)
         if holder is not None:
             await holder.cancel(job_id)
-            if holder.holds(client, job_id):
-                return  # its output is on its way, and with that it is earned
-        kept = self._ports.store.receipts.by_job(job_id, role="provider")
-        if kept is not None and kept.peer_id == client:
-            await self._run(self._machine.resend_receipts([_receipt_of(kept)]))
-        else:
+        if await self._books.give_back(client, job_id):
             await self._run(self._machine.not_earned(job_id))
 
     async def _take_payment(self, job_id: JobId, payment: bytes, max_total: int) -> None:
-        self._work[job_id] = _Work(unix_ms(self._ports.clock))
+        clock = self._ports.clock
+        work = self._work[job_id] = _Work(unix_ms(clock))
         try:
             await self._ports.settlement.accept_payment(self._stream.peer, job_id, payment, max_total)
         except SettlementError as error:
-            await self._run(self._machine.payment_refused(job_id, error.message, error.needed))
+            refused = self._machine.payment_refused(job_id, error.message, error.needed, unix_ms=unix_ms(clock))
+            await self._run(refused)
         except RemoteProtocolError as error:
-            await self._run(self._machine.payment_bad(job_id, error))
+            await self._run(self._machine.payment_bad(job_id, error, unix_ms=unix_ms(clock)))
         else:
-            self._nursery.start_soon(self._keep_payment, self._work[job_id])
-            await self._run(self._machine.payment_taken(job_id, unix_ms=unix_ms(self._ports.clock)))
+            self._nursery.start_soon(self._keep_payment, work)
+            await self._run(self._machine.payment_taken(job_id, unix_ms=unix_ms(clock)))
 
     async def _keep_payment(self, work: _Work) -> None:
         """While the input comes in and the model runs."""
@@ -253,14 +269,15 @@ class _Session:
         finally:
             work.kept.set()
 
-    async def _begin_input(self, job_id: JobId, opener: ChunkOpener, payload_bytes: int) -> None:
-        work = self._work[job_id]
+    async def _begin_input(self, begun: BeginInput) -> None:
+        work = self._work[begun.job_id]
         try:
-            work.buffer = self._ports.engine.input_buffer(payload_bytes)
+            work.buffer = self._ports.engine.input_buffer(begun.payload_bytes)
         except ExecutionError as error:
-            await self._run(self._machine.input_failed(job_id, error))
+            await self._run(self._machine.input_failed(begun.job_id, error))
         else:
-            work.opener = opener
+            work.opener = begun.opener
+            work.input_digest.update(begun.header)
 
     async def _write_input(self, job_id: JobId, ciphertext: Bytes, final: bool) -> None:
         work = self._work[job_id]
@@ -311,88 +328,33 @@ class _Session:
                 )
                 work.result = None
 
-    async def _send_output(self, job_id: JobId, sealer: ChunkSealer) -> None:
+    async def _send_output(self, output: SendOutput) -> None:
+        job_id, sealer = output.job_id, output.sealer
         result = self._work[job_id].result
         assert result is not None
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(output.header)
         self._stream.expect_bulk(len(result.payload))
         try:
             for ciphertext, final in sealed_pieces([result.payload], len(result.payload), sealer):
                 digest.update(ciphertext)
-                await self._outbox.put_bulk(bulk_frame(Output(job_id, ciphertext, final), sealer))
+                frame = bulk_frame(Output(job_id, ciphertext, final), sealer)
+                await self._outbox.put_bulk(frame, purpose=job_id)
         except TransportError:
             return  # the reader sees it too, and ends the session
         await self._run(
             self._machine.output_sent(job_id, digest.digest(), unix_ms=unix_ms(self._ports.clock)),
         )
 
-    async def _earn(self, job_id: JobId, receipt: Receipt, body: ReceiptBody) -> None:
-        store = self._ports.store
-        with store.transaction():
-            store.receipts.put(
-                ReceiptRecord(
-                    job_id=job_id,
-                    role="provider",
-                    peer_id=body.client,
-                    model_id=body.model_id,
-                    price=body.price,
-                    items=body.items,
-                    finished_at_ms=body.finished_at_ms,
-                    body=receipt.body,
-                    provider_signature=receipt.provider_signature,
-                )
-            )
-            store.jobs.insert(self._record(body, self._work[job_id].created_at_ms))
-        await self._ports.settlement.earned(job_id, body.price)
-
-    def _record(self, body: ReceiptBody, created_at_ms: int) -> JobRecord:
-        return JobRecord(
-            job_id=body.job_id,
-            role="provider",
-            model_id=body.model_id,
-            model_name=self._model_name(body.model_id),
-            peer_id=body.client,
-            tier=body.tier,
-            state="done",
-            price=body.price,
-            items=body.items,
-            created_at_ms=created_at_ms,
-            finished_at_ms=body.finished_at_ms,
-        )
-
     def _close(self, closed: Closed) -> None:
         work = self._work.pop(closed.job_id, None)
         if work is None:
             return
-        if work.scope is not None and closed.error is not None:
-            work.scope.cancel()
+        if closed.error is not None:
+            self._outbox.drop(closed.job_id)
+            if work.scope is not None:
+                work.scope.cancel()
         if work.buffer is not None:
             work.buffer.release()
-        if closed.error is not None:
-            self._ports.store.jobs.insert(
-                JobRecord(
-                    job_id=closed.job_id,
-                    role="provider",
-                    model_id=closed.model_id,
-                    model_name=self._model_name(closed.model_id),
-                    peer_id=closed.client,
-                    tier=closed.tier,
-                    state="failed",
-                    price=0,
-                    items=closed.items,
-                    created_at_ms=work.created_at_ms,
-                    finished_at_ms=unix_ms(self._ports.clock),
-                    error=closed.error,
-                )
-            )
+        self._books.ended(closed, work.created_at_ms)
         if not self._work:
             self._settled.set()
-
-    def _model_name(self, model_id: ModelId) -> str:
-        model = self._ports.desk.models.get(model_id)
-        return model.name if model else ""
-
-
-def _receipt_of(kept: ReceiptRecord) -> Receipt:
-    """As it is sent again."""
-    return Receipt(kept.job_id, kept.body, kept.provider_signature, b"")

@@ -1,70 +1,74 @@
-"""capacity/1: keeps the book of offers from gossip, the DHT and peers asked directly, and publishes our own.
+"""capacity/1: the book of offers, kept up to date by gossip, by asking (discovery.py) and from the last run, and what peers
+are answered on the capacity stream. Our own announcements: announcing.py.
 
-Gossip is the quick hint, the DHT record the truth for those who missed it, and the capacity stream the freshest word.
+Gossip is a sample, the DHT record tells where a peer is, and a peer's own word on the capacity stream is the truth.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 
 from cocoon_p2p import limits
 from cocoon_p2p.drivers.alarm import Alarm
+from cocoon_p2p.drivers.announcing import SEQUENCE_NAME, Announced, Announcing, OfferSource
+from cocoon_p2p.drivers.asking import CapacityAsker
 from cocoon_p2p.drivers.clock import Clock, unix_ms
-from cocoon_p2p.drivers.hearsay import heard_addresses, open_announced
+from cocoon_p2p.drivers.discovery import Changes, Discovery, DiscoveryPorts
+from cocoon_p2p.drivers.hearsay import heard_addresses
 from cocoon_p2p.drivers.standing import StandingKeeper
 from cocoon_p2p.errors import EndOfStream, RemoteProtocolError, TransportError
-from cocoon_p2p.ids import ModelId, PeerId, is_model_id
-from cocoon_p2p.net.port import AddressesChanged, Network, PeerAddresses, Stream
+from cocoon_p2p.ids import ModelId, PeerId
+from cocoon_p2p.net.port import Network, Stream
+from cocoon_p2p.net.rates import Buckets, Rate
 from cocoon_p2p.policy.clock_comparison import ClockComparison
+from cocoon_p2p.policy.gossip_pace import AuthorRates
 from cocoon_p2p.policy.reputation import Fault, fault_of_code
+from cocoon_p2p.proto.announcements import verify_announcement
+from cocoon_p2p.proto.announcer import Announcer
 from cocoon_p2p.proto.job_effects import Penalise
-from cocoon_p2p.proto.market import (
-    Announcer,
+from cocoon_p2p.proto.market_book import (
     BookEffect,
     BookOffer,
+    Heard,
     MarketBook,
     OffersChanged,
-    PublishAnnouncement,
     RememberAddresses,
-    verify_announcement,
+    Taken,
 )
 from cocoon_p2p.store import Store
 from cocoon_p2p.wire.capacity import (
-    ANY_MODEL_CONTENT_ID,
     CAPACITY_PROTOCOL,
     CAPACITY_TOPIC,
     Announcement,
+    Book,
+    BookEntry,
     CapacityMessage,
+    GetBook,
     GetCapacity,
     GetManifest,
+    HeardBy,
     Manifest,
     NoCapacity,
     NoManifest,
-    Offer,
     SignedAnnouncement,
-    capacity_key,
     decode_message,
-    model_content_id,
-    name_content_id,
 )
+
+__all__ = ["SEQUENCE_NAME", "ManifestSource", "MarketDriver", "MarketPorts", "OfferSource"]
 
 log = logging.getLogger(__name__)
 
-SEQUENCE_NAME = "announcement-sequence"
-STORE_AGAIN_MIN_S = 0.25
-"""A DHT lookup among neighbours takes milliseconds; the wait doubles."""
-PROVIDE_AGAIN_S = 600.0
-"""Provider records of others' libraries live for hours; ten minutes bring a record to peers that joined since."""
-
-OfferSource = Callable[[], tuple[Sequence[Offer], Sequence[str]]]
-"""(what this node offers now, where it can be reached)."""
 ManifestSource = Callable[[ModelId], bytes | None]
+_BOOK_QUESTIONS = Rate(limits.BOOK_QUESTIONS_PER_PEER_S, limits.BOOK_QUESTIONS_PER_PEER_BURST)
+_WINDOW_MS = 1000 * limits.GOSSIP_RATE_WINDOW_S
+_RESTORED_AT_ONCE = 16
+"""Announcements of the last run that are read between two turns of others: 1 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +77,13 @@ class MarketPorts:
     store: Store
     standing: StandingKeeper
     clock: Clock
+    rng: random.Random = field(default_factory=random.SystemRandom)
 
 
 class MarketDriver:
-    """The book, kept up to date, and our own announcements. `run` it in a task."""
+    """The book, kept up to date, and our own announcements. `run` it in a task.
+
+    `announced` is told of each announcement of ours, `taken` of each new one of others."""
 
     def __init__(
         self,
@@ -86,83 +93,64 @@ class MarketDriver:
         *,
         offers: OfferSource,
         manifests: ManifestSource,
+        announced: Announced = lambda offers, expires_at_ms: None,
     ) -> None:
         self._ports = ports
         self._book = book
         self._announcer = announcer
-        self._offer_source = offers
+        self._announcing = Announcing(
+            ports.network,
+            ports.store,
+            ports.clock,
+            announcer,
+            offers=offers,
+            announced=announced,
+            before_first=self._listen_back,
+        )
         self._manifest_source = manifests
-        self._changed = trio.Event()
-        self._unstored: PublishAnnouncement | None = None
-        self._unstored_changed = trio.Event()
-        self._provided: dict[bytes, float] = {}
-        self._asked: OrderedDict[bytes, float] = OrderedDict()
-        self._nursery: trio.Nursery | None = None
+        self._asker = CapacityAsker(ports.network, ports.standing)
+        self._authors = AuthorRates()
+        self._askers: Buckets[PeerId] = Buckets(_BOOK_QUESTIONS)
+        self.changes = Changes()
+        """Notified when somebody's offers are new, other or gone."""
+        self._discovery = Discovery(
+            DiscoveryPorts(
+                ports.network, ports.clock, ports.rng, self._asker, self.offers, self._take_own_word, self._take_book
+            ),
+            book,
+            self.changes,
+        )
         self.clocks = ClockComparison()
         """How others' clocks compare with ours."""
-        clock = ports.clock
-        self._expiry = Alarm(book.next_deadline, self._on_expiry, clock.unix)
-        self._announcing = Alarm(announcer.next_deadline, self._on_announce, clock.unix)
+        self.taken: Callable[[Heard], None] = lambda heard: None
+        self._expiry = Alarm(book.next_deadline, self._on_expiry, ports.clock.unix)
 
     # --- our own announcements ---
 
     def refresh(self) -> None:
         """What this node offers may have changed."""
-        offers, addresses = self._offer_source()
-        self._announcer.set_offers(offers, addresses, self._ports.clock.unix())
-        self._announcing.poke()
+        self._announcing.refresh()
 
     async def goodbye(self) -> None:
         """Tell others that this node offers nothing any more."""
-        for publication in self._announcer.goodbye(self._ports.clock.unix()):
-            await self._publish(publication)
+        await self._announcing.goodbye()
 
-    async def _on_announce(self) -> None:
-        self.refresh()
-        for publication in self._announcer.handle_timer(self._ports.clock.unix()):
-            await self._publish(publication)
+    def gossiped_a_minute(self) -> float:
+        """Announcements a minute on the topic."""
+        return self._announcer.pace.heard(self._ports.clock.unix())
 
-    async def _publish(self, publication: PublishAnnouncement) -> None:
-        announcement = publication.signed.announcement
-        self._ports.store.values.set(SEQUENCE_NAME, announcement.sequence)
-        network = self._ports.network
-        with suppress(TransportError):  # gossip promises nothing; the DHT record follows
-            await network.publish(CAPACITY_TOPIC, publication.raw)
-        self._unstored = publication
-        self._unstored_changed.set()
-
-    async def _store_in_dht(self) -> None:
-        """Put the newest announcement into the DHT, again and again until somebody took it. Right after joining nobody is
-        known yet who could."""
-        wait_s = STORE_AGAIN_MIN_S
-        while True:
-            publication = self._unstored
-            if publication is None:
-                self._unstored_changed = trio.Event()
-                await self._unstored_changed.wait()
-                wait_s = STORE_AGAIN_MIN_S
-                continue
-            announcement = publication.signed.announcement
-            try:
-                await self._ports.network.dht_put(capacity_key(announcement.peer_id), publication.raw)
-                await self._provide(announcement.offers)
-            except TransportError as error:
-                log.info("the announcement is not in the DHT yet: %s", error)
-                await trio.sleep(wait_s)
-                wait_s = min(2 * wait_s, limits.ANNOUNCEMENT_INTERVAL_S)
-            else:
-                if self._unstored is publication:
-                    self._unstored = None
-
-    async def _provide(self, offers: Sequence[Offer]) -> None:
-        content_ids = {ANY_MODEL_CONTENT_ID} if offers else set()
-        for offer in offers:
-            content_ids |= {model_content_id(offer.model_id), name_content_id(offer.name)}
-        for content_id in content_ids:
-            now = self._ports.clock.now()
-            if now - self._provided.get(content_id, -PROVIDE_AGAIN_S) >= PROVIDE_AGAIN_S:
-                await self._ports.network.provide(content_id)
-                self._provided[content_id] = now
+    async def _listen_back(self) -> None:
+        """Before our first announcement: how much was gossiped before we came, by a neighbour's book, which is also a first
+        look at the market."""
+        neighbours = self._ports.network.peers()
+        if not neighbours:
+            return
+        peer = self._ports.rng.sample([each.peer for each in neighbours], 1)[0]
+        with trio.move_on_after(limits.LISTEN_BACK_S), suppress(TransportError, RemoteProtocolError):
+            entries = await self._asker.book(peer, count=limits.BOOK_ANSWER_MAX)
+            gossiped = [e for e in entries if e.heard_by is HeardBy.GOSSIP and e.heard_ago_ms < _WINDOW_MS]
+            self._announcer.pace.begin(self._ports.clock.unix(), len(gossiped))
+            self._take_book(peer, entries)
 
     # --- tasks ---
 
@@ -174,25 +162,29 @@ class MarketDriver:
             network.subscribe(CAPACITY_TOPIC, self._validate) as gossip,
             trio.open_nursery() as nursery,
         ):
-            self._nursery = nursery
             nursery.start_soon(self._expiry.run)
             nursery.start_soon(self._announcing.run)
-            nursery.start_soon(self._store_in_dht)
-            nursery.start_soon(self._watch_addresses)
+            nursery.start_soon(self._discovery.run)
             task_status.started()
             async for _, data in gossip:
-                with suppress(RemoteProtocolError):  # it expired on its way
-                    self._apply(self._book.handle_announcement(data, now=self._ports.clock.unix()))
+                self._take(data)
 
-    async def _watch_addresses(self) -> None:
-        """Who offers something says at once where it can be reached now, and not with the next regular announcement."""
-        async with self._ports.network.events() as events:
-            async for event in events:
-                if isinstance(event, AddressesChanged):
-                    self.refresh()
+    async def restore(self, remembered: Iterable[bytes]) -> None:
+        """What was heard in the last run: a hint whom to ask, and an offer as long as it is valid."""
+        for number, raw in enumerate(remembered):
+            if number % _RESTORED_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+            with suppress(RemoteProtocolError):  # nobody is to blame
+                announcement = SignedAnnouncement.decode(raw).announcement
+                if announcement.expires_at_ms > unix_ms(self._ports.clock):
+                    self._apply(self._handle(verify_announcement(raw), HeardBy.BOOK), announcement.peer_id)
+                else:
+                    self._book.remember_past(announcement)
 
     async def _on_expiry(self) -> None:
-        self._apply(self._book.handle_timer(now=self._ports.clock.unix()))
+        self._apply(self._book.handle_timer(now=self._ports.clock.unix()), None)
+
+    # --- what is heard ---
 
     def _validate(self, author: PeerId, data: bytes) -> bool:
         """Gossip's validator: only a peer's own, valid, current announcement is taken and passed on."""
@@ -206,7 +198,14 @@ class MarketDriver:
             if error.code != "EXPIRED":  # what is late may have been held up by others
                 self._ports.standing.penalise(author, Fault.FORGED_ANNOUNCEMENT)
             return False
-        return announcement.peer_id == author
+        if announcement.peer_id != author:
+            return False
+        if not self._authors.take(author, announcement.issued_at_ms / 1000):
+            # SPEC capacity/1 §4.4
+            self._ports.standing.penalise(author, Fault.FLOOD)
+            return False
+        self._announcer.pace.note_heard(self._ports.clock.unix())
+        return True
 
     def _compare_clocks(self, announcement: Announcement) -> None:
         """An announcement that has just been made, and is from the future or long over by our clock. Nobody is to blame: a
@@ -219,17 +218,49 @@ class MarketDriver:
         if warning is not None:
             log.warning("%s", warning)
 
-    def _apply(self, effects: Sequence[BookEffect]) -> None:
+    def _take(self, raw: bytes, heard_by: HeardBy = HeardBy.GOSSIP) -> None:
+        try:
+            signed = verify_announcement(raw)
+            self._apply(self._handle(signed, heard_by), signed.announcement.peer_id)
+        except RemoteProtocolError as error:  # it expired on its way
+            log.info("an announcement was not taken: %s", error)
+
+    def _take_own_word(self, signed: SignedAnnouncement) -> None:
+        self._compare_clocks(signed.announcement)
+        self._take(signed.encode(), HeardBy.ASKED)
+
+    def _take_book(self, teller: PeerId, entries: Sequence[BookEntry]) -> None:
+        """What a neighbour's book says is checked like everything else, and it should have checked it before us. Clocks
+        differ, and an announcement may expire on its way."""
+        for entry in entries:
+            try:
+                signed = verify_announcement(entry.raw)
+                of_teller = signed.announcement.peer_id == teller
+                heard_by = HeardBy.ASKED if of_teller else HeardBy.BOOK
+                self._apply(self._handle(signed, heard_by), signed.announcement.peer_id)
+            except RemoteProtocolError as error:
+                log.info("peer %s has a bad announcement in its book: %s", teller, error)
+                if error.code != "EXPIRED":
+                    self._ports.standing.penalise(teller, Fault.FORGED_ANNOUNCEMENT)
+                    return
+
+    def _handle(self, signed: SignedAnnouncement, heard_by: HeardBy) -> list[BookEffect]:
+        return self._book.handle_verified(signed, now=self._ports.clock.unix(), heard_by=heard_by)
+
+    def _apply(self, effects: Sequence[BookEffect], author: PeerId | None) -> None:
         for effect in effects:
             match effect:
                 case Penalise(fault):
-                    log.info("an announcement contradicts an earlier one (%s)", fault.value)
+                    log.info("peer %s announced two things under one number (%s)", author, fault.value)
+                    if author is not None:
+                        self._ports.standing.penalise(author, fault)
                 case OffersChanged():
-                    self._changed.set()
-                    self._changed = trio.Event()
+                    self.changes.notify()
                 case RememberAddresses(peer, addresses):
                     heard = heard_addresses(self._ports.network, addresses)
                     self._ports.store.peers.seen(peer, heard, at_ms=unix_ms(self._ports.clock))
+                case Taken(heard_now):
+                    self.taken(heard_now)
         self._expiry.poke()
 
     # --- the capacity stream ---
@@ -238,47 +269,51 @@ class MarketDriver:
         try:
             while True:
                 message = decode_message(await stream.receive())
+                if isinstance(message, GetBook) and not self._askers.take(stream.peer, self._ports.clock.now()):
+                    raise RemoteProtocolError("asks for our book too often", code="FLOOD")
                 await stream.send(self._answer(message))
         except EndOfStream:
             await stream.aclose()
         except TransportError:
             await stream.reset()
         except RemoteProtocolError as error:
-            self._ports.standing.penalise(stream.peer, fault_of_code(error.code))
+            fault = Fault.FLOOD if error.code == "FLOOD" else fault_of_code(error.code)
+            self._ports.standing.penalise(stream.peer, fault)
             await stream.reset()
 
     def _answer(self, message: CapacityMessage) -> bytes:
         match message:
             case GetCapacity():
-                current = self._announcer.current
+                current = self._announcing.current()
                 return NoCapacity().encode() if current is None else current.encode()
             case GetManifest(model_id):
                 manifest = self._manifest_source(model_id)
                 return NoManifest().encode() if manifest is None else Manifest(manifest).encode()
+            case GetBook():
+                return Book(tuple(self._book_answer(message))).encode()
         raise RemoteProtocolError(f"{type(message).__name__} is an answer, not a question", code="UNEXPECTED")
 
-    async def fetch_manifest(self, peer: PeerId, addresses: Sequence[str], model_id: ModelId) -> bytes | None:
-        """A model's manifest, from a peer that offers it; None when it has none. The bytes are not verified yet.
-        Raises TransportError, RemoteProtocolError."""
-        answer = await self._ask(peer, addresses, GetManifest(model_id).encode())
-        return answer.data if isinstance(answer, Manifest) else None
+    def _book_answer(self, question: GetBook) -> list[BookEntry]:
+        """Our own announcement where it fits, and what others have announced; without peers that we refuse."""
+        own = self._own_entry(question)
+        now = self._ports.clock.unix()
+        found = self._book.answer(
+            question.model_id, question.peer_id, question.count - len(own), now=now, rng=self._ports.rng
+        )
+        return [*own, *(entry for entry in found if not self._is_banned(entry))]
 
-    async def _ask(self, peer: PeerId, addresses: Sequence[str], question: bytes) -> CapacityMessage:
-        stream = await open_announced(self._ports.network, peer, addresses, CAPACITY_PROTOCOL)
-        try:
-            with trio.fail_after(limits.DIAL_TIMEOUT_S):
-                await stream.send(question)
-                answer = decode_message(await stream.receive())
-                await stream.aclose()
-        except trio.TooSlowError:
-            await stream.reset()
-            text = f"peer {peer} does not answer on {CAPACITY_PROTOCOL}"
-            raise TransportError(text, outcome_known=True) from None
-        except RemoteProtocolError as error:
-            self._ports.standing.penalise(peer, fault_of_code(error.code))
-            await stream.reset()
-            raise
-        return answer
+    def _own_entry(self, question: GetBook) -> list[BookEntry]:
+        if question.peer_id not in (None, self._ports.network.peer_id):
+            return []
+        current = self._announcing.current()
+        if current is None:
+            return []
+        models = {offer.model_id for offer in current.announcement.offers}
+        fits = question.model_id in models if question.model_id is not None else bool(models)
+        return [BookEntry(current.encode(), HeardBy.ASKED, 0)] if fits else []
+
+    def _is_banned(self, entry: BookEntry) -> bool:
+        return self._ports.standing.is_banned(verify_announcement(entry.raw).announcement.peer_id)
 
     # --- finding offers ---
 
@@ -291,101 +326,31 @@ class MarketDriver:
         ]
 
     async def find(self, model: str) -> list[BookOffer]:
-        """Offers of a model (id or name): from the book, and, when it has none, by asking the DHT for providers and each
-        of them for its announcement. At most about limits.DISCOVERY_TIMEOUT_S."""
-        known = self.offers(model)
-        content_id = model_content_id(ModelId(model)) if is_model_id(model) else name_content_id(model)
-        if not known:
-            await self._discover(content_id, model)
-        elif len(known) < limits.ASKED_AT_ONCE_MAX and self._nursery is not None and self._is_due(content_id):
-            self._nursery.start_soon(self._ask_dht, content_id, model)  # there may be more than gossip told us
-        return self.offers(model)
-
-    def _is_due(self, content_id: bytes) -> bool:
-        """Whether the DHT was not asked for this lately; notes that it is now."""
-        now = self._ports.clock.now()
-        due = now - self._asked.get(content_id, -limits.DISCOVERY_INTERVAL_S) >= limits.DISCOVERY_INTERVAL_S
-        if due:
-            self._asked[content_id] = now
-            self._asked.move_to_end(content_id)
-            if len(self._asked) > limits.MANIFESTS_CACHED_MAX:
-                self._asked.popitem(last=False)
-        return due
+        """Offers of a model (id or name); what is known, or what can be found within about limits.DISCOVERY_TIMEOUT_S."""
+        return await self._discovery.find(model)
 
     async def look_around(self) -> list[BookOffer]:
         """All offers there are to find: for a node that has just arrived."""
-        await self._discover(ANY_MODEL_CONTENT_ID, None)
-        return self.offers()
+        return await self._discovery.look_around()
 
-    async def _discover(self, content_id: bytes, model: str | None) -> None:
-        """Asks again, more and more slowly, while nothing is found: this node, or the provider, may just have arrived."""
-        wait_s = STORE_AGAIN_MIN_S
-        with trio.move_on_after(limits.DISCOVERY_TIMEOUT_S):
-            while not self.offers(model):
-                await self._ask_dht(content_id, model)
-                if not self.offers(model):
-                    changed = self._changed
-                    with trio.move_on_after(wait_s):
-                        await changed.wait()
-                    wait_s *= 2
+    def nearest_first(self, offers: Sequence[BookOffer]) -> list[BookOffer]:
+        """Those of connected peers, then the others; each in an order by chance, so that all share the questions."""
+        connected = {each.peer for each in self._ports.network.peers()}
+        drawn = [offers[i] for i in self._ports.rng.sample(range(len(offers)), len(offers))]
+        return sorted(drawn, key=lambda each: each.peer not in connected)
 
-    async def _ask_dht(self, content_id: bytes, model: str | None) -> None:
-        providers = await self._ports.network.find_providers(content_id, limits.DHT_PROVIDERS_MAX)
-        await self._ask_all([*providers, *self._neighbours()], model)
+    async def fetch_manifest(self, peer: PeerId, addresses: Sequence[str], model_id: ModelId) -> bytes | None:
+        """A model's manifest, from a peer that offers it; None when it has none. The bytes are not verified yet.
+        Raises TransportError, RemoteProtocolError."""
+        return await self._asker.manifest(peer, addresses, model_id)
 
-    def _neighbours(self) -> list[PeerAddresses]:
-        """Some of those we are connected to: in a network of two or three nodes they are the providers."""
-        return [PeerAddresses(each.peer, ()) for each in self._ports.network.peers()[: limits.NEIGHBOURS_ASKED_MAX]]
-
-    async def _ask_all(self, peers: Sequence[PeerAddresses], model: str | None) -> None:
-        """Each at the same time; once one offer is there, the others get a moment more."""
-        async with trio.open_nursery() as nursery:
-            unique = {p.peer: p for p in reversed(peers)}
-            waiting = set(unique)
-
-            async def one(peer: PeerAddresses) -> None:
-                await self._learn(peer)
-                waiting.discard(peer.peer)
-                if model is not None and waiting and self.offers(model):
-                    nursery.cancel_scope.deadline = min(
-                        nursery.cancel_scope.deadline, trio.current_time() + limits.DISCOVERY_GRACE_S
-                    )
-
-            for peer in unique.values():
-                nursery.start_soon(one, peer)
-
-    async def _learn(self, peer: PeerAddresses) -> None:
-        """A peer's current announcement, from itself. Where it cannot be reached, the DHT may know newer addresses; what the
-        DHT says is not taken for an offer, since whoever cannot be asked cannot do a job either."""
-        for addresses in (peer.addresses, None):
-            try:
-                if addresses is None:
-                    addresses = await self._addresses_in_dht(peer.peer)  # noqa: PLW2901
-                    if not addresses:
-                        return
-                answer = await self._ask(peer.peer, addresses, GetCapacity().encode())
-            except TransportError as error:
-                log.info("peer %s could not be asked for its offers: %s", peer.peer, error)
-            except RemoteProtocolError as error:
-                log.info("peer %s answered badly: %s", peer.peer, error)
-                return
-            else:
-                if isinstance(answer, SignedAnnouncement) and answer.announcement.peer_id == peer.peer:
-                    self._compare_clocks(answer.announcement)
-                    self._take(answer.encode())
-                return
-
-    async def _addresses_in_dht(self, peer: PeerId) -> tuple[str, ...]:
-        """What a peer's own record says; () when there is none."""
-        record = await self._ports.network.dht_get(capacity_key(peer))
-        return () if record is None else verify_announcement(record).announcement.addresses
+    async def heard_of(self, peer: PeerId) -> list[BookEntry]:
+        """What `peer`'s book says of this node: none, or our announcement, genuine, with how and how long ago it was heard.
+        Raises TransportError, RemoteProtocolError."""
+        own = self._ports.network.peer_id
+        entries = await self._asker.book(peer, about=own, count=1)
+        return [entry for entry in entries if verify_announcement(entry.raw).announcement.peer_id == own]
 
     def forget(self, peer: PeerId) -> None:
         """A peer that could not be reached where it said; what it says next brings it back."""
         self._book.forget(peer)
-
-    def _take(self, raw: bytes) -> None:
-        try:
-            self._apply(self._book.handle_announcement(raw, now=self._ports.clock.unix()))
-        except RemoteProtocolError as error:
-            log.info("an announcement was not taken: %s", error)

@@ -27,7 +27,8 @@ class Outbox:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._short: deque[Bytes] = deque()
-        self._bulk: deque[Bytes | BulkFrame] = deque()
+        self._bulk: deque[tuple[bytes, Bytes | BulkFrame]] = deque()
+        """What each frame is for, and the frame."""
         self._bulk_bytes = 0
         self._wake = trio.Event()
         self._room = trio.Event()
@@ -44,15 +45,30 @@ class Outbox:
         self._short.append(frame)
         self._notify()
 
-    async def put_bulk(self, *frames: Bytes | BulkFrame) -> None:
-        """Frames that must keep their order; waits for room. They are the queue's from here on: not to be changed."""
-        while self._bulk_bytes >= BULK_BYTES_MAX and self._broken is None:
+    @property
+    def full(self) -> bool:
+        """Whether `put_bulk` would wait."""
+        return self._bulk_bytes >= BULK_BYTES_MAX and self._broken is None
+
+    async def put_bulk(self, *frames: Bytes | BulkFrame, purpose: bytes = b"") -> None:
+        """Frames that must keep their order; waits for room. They are the queue's from here on: not to be changed. `drop`
+        takes those of a `purpose` (a job's id) back."""
+        while self.full:
             await self._room.wait()
         self._check()
         for frame in frames:
-            self._bulk.append(frame)
+            self._bulk.append((purpose, frame))
             self._bulk_bytes += _size(frame)
         self._notify()
+
+    def drop(self, purpose: bytes) -> None:
+        """Forget the bulk of this purpose that is not given to the network yet."""
+        kept = [entry for entry in self._bulk if entry[0] != purpose]
+        if len(kept) != len(self._bulk):
+            self._bulk = deque(kept)
+            self._bulk_bytes = sum(_size(frame) for _, frame in kept)
+            self._room.set()
+            self._room = trio.Event()
 
     async def flushed(self) -> None:
         """Waits until all that was put is given to the network, or can never be."""
@@ -77,8 +93,8 @@ class Outbox:
         frames: list[Bytes | BulkFrame] = list(self._short)
         self._short.clear()
         size = sum(map(_size, frames))
-        while self._bulk and (not frames or size + _size(self._bulk[0]) <= FRAME_BYTES_MAX):
-            frame = self._bulk.popleft()
+        while self._bulk and (not frames or size + _size(self._bulk[0][1]) <= FRAME_BYTES_MAX):
+            _, frame = self._bulk.popleft()
             self._bulk_bytes -= _size(frame)
             size += _size(frame)
             frames.append(frame)

@@ -1,131 +1,198 @@
-"""One job from the wish to the output: find offers, ask for quotes, choose, pay, and, if that provider fails, try the next.
+"""One order from the wish to the output: find offers, choose, ask or take an announced price, pay, and, if that provider
+fails, go on with the next.
 
-What is chosen and whether to try again is decided in `policy.selection` and `policy.retry`.
+What is chosen and whether to go on is decided in `policy.selection` and `policy.retry`; words and records are in `order` and
+`considerations`; several providers at once in `hedging`.
 """
 
 from __future__ import annotations
 
 import logging
-import random
-import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import trio
 
 from cocoon_p2p import limits
-from cocoon_p2p.drivers.clock import Clock, unix_ms
+from cocoon_p2p.drivers.candidates import Candidates
+from cocoon_p2p.drivers.choosing import Chooser, Progress
+from cocoon_p2p.drivers.clock import unix_ms
+from cocoon_p2p.drivers.considerations import ID_DIGITS, Consideration, Row
+from cocoon_p2p.drivers.hedging import race
 from cocoon_p2p.drivers.job_client import Attempt, JobClient
+from cocoon_p2p.drivers.job_records import JobRecords
 from cocoon_p2p.drivers.market import MarketDriver
+from cocoon_p2p.drivers.order import (
+    BuyerPorts,
+    Order,
+    Purchase,
+    new_wish,
+    nobody_fits,
+    timeline_ms,
+    with_hint,
+    worst,
+)
 from cocoon_p2p.drivers.resolve import ResolvedModel, Resolver
-from cocoon_p2p.errors import CocoonError, PeerRefused, RefusalReason, RemoteProtocolError, TransportError
-from cocoon_p2p.ids import JobId, ModelId, PeerId, Tier
+from cocoon_p2p.errors import CocoonError, PeerRefused, RefusalReason, RemoteProtocolError, StoreError, TransportError
+from cocoon_p2p.ids import JobId, PeerId
 from cocoon_p2p.models.check import check_inputs
-from cocoon_p2p.net.port import Network
-from cocoon_p2p.policy.reputation import reliability
-from cocoon_p2p.policy.retry import AttemptFacts, budget_left, may_retry
-from cocoon_p2p.policy.selection import Candidate, Wanted, cheapest, score, select
-from cocoon_p2p.proto.job_client import JobTerms
-from cocoon_p2p.proto.market import BookOffer
-from cocoon_p2p.settlement.port import Settlement
-from cocoon_p2p.store import JobRecord, Store
-from cocoon_p2p.tensors import Payload, decode_payload, encode_payload, payload_bytes
+from cocoon_p2p.policy.retry import AttemptFacts, counter_offer, is_retryable, may_retry
+from cocoon_p2p.policy.selection import Candidate
+from cocoon_p2p.tensors import Payload, decode_payload, encode_payload
 from cocoon_p2p.units import format_nanogram
-from cocoon_p2p.wire.job import Receipt, ReceiptBody
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What somebody wants done."""
-
-    model: str
-    """Model id or name."""
-    payload: Payload
-    tier: Tier
-    max_total: int | None
-    """nanogram for the whole job, failed attempts included; None for no limit."""
-    provider: PeerId | None
-    timeout_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Purchase:
-    """A finished job."""
-
-    job_id: JobId
-    model_id: ModelId
-    provider: PeerId
-    payload: Payload
-    price: int
-    receipt: Receipt | None
-    """None when the connection broke between output and receipt; the provider sends it again later."""
-    receipt_body: ReceiptBody | None
-    timeline_ms: dict[str, float]
-    attempts: list[dict[str, str]]
-    """Earlier attempts that failed: provider and error."""
-
-
-@dataclass(frozen=True, slots=True)
-class BuyerPorts:
-    network: Network
-    settlement: Settlement
-    store: Store
-    clock: Clock
-    rng: random.Random
-
-
-@dataclass(slots=True)
-class _Progress:
-    """What became of an order so far."""
-
-    order: Order
-    deadline: float
-    started: float
-    discovered: float = 0.0
-    failures: list[dict[str, str]] = field(default_factory=list)
-    excluded: set[PeerId] = field(default_factory=set)
-    unreachable: set[PeerId] = field(default_factory=set)
-    """Of the excluded, those that were not where they said."""
-    looked_again: bool = False
-    at_risk: int = 0
-    last_error: CocoonError | None = None
+_ALL = 2 * limits.CONSIDERED_MAX
+LOST_PLACE = frozenset({"TIMEOUT", "ALTERED"})
+"""Codes of a connection's failure after which the provider is probably still where it was."""
 
 
 class Buyer:
-    """Runs orders."""
+    """Runs orders. A context manager: at its end what was learned is written."""
 
     def __init__(self, ports: BuyerPorts, market: MarketDriver, jobs: JobClient, resolver: Resolver) -> None:
         self._ports = ports
         self._market = market
-        self._jobs = jobs
         self._resolver = resolver
+        self.experience = ports.experience
+        self._considerations = ports.considerations
+        self._candidates = Candidates(ports.network, ports.experience, ports.clock, ports.rng)
+        self._chooser = Chooser(ports, market, jobs, self._candidates)
+        self._records = JobRecords(ports.store, ports.clock, ports.experience, ports.considerations)
+
+    def __enter__(self) -> Buyer:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.write()
 
     async def buy(self, order: Order) -> Purchase:
         """Raises CocoonError: NO_MODEL, INPUT, PeerRefused (PRICE with the lowest offer), TIMEOUT, and what the last
         provider that was tried said."""
-        started = self._ports.clock.now()
-        progress = _Progress(order, deadline=started + order.timeout_s, started=started)
+        return await self._buy(order, attempts_max=limits.JOB_ATTEMPTS_MAX)
+
+    async def buy_at(self, order: Order, provider: PeerId, job_id: JobId | None = None) -> Purchase:
+        """One attempt at this provider alone, without a second one elsewhere. Raises as `buy`."""
+        return await self._buy(replace(order, provider=provider, hedge=1), attempts_max=1, job_id=job_id)
+
+    async def shortlist(self, order: Order) -> list[Candidate]:
+        """All that fit (of a large market a random part), the one to ask first, first. Raises CocoonError when nobody
+        does."""
+        progress = self._begin(order)
+        model, items = await self._resolve(progress)
+        choice = self._chooser.choose(progress, model, items, count=_ALL, at_least=_ALL)
+        if not choice.selection.chosen:
+            raise nobody_fits(order, choice.wanted, list(choice.candidates.values()))
+        return list(choice.selection.chosen)
+
+    async def consider(self, order: Order) -> Row:
+        """A dry run: everybody is asked, also those that do not fit; nothing is run or paid. Raises CocoonError when nobody
+        offers the model, or the input is wrong."""
+        progress = self._begin(order)
+        considered = progress.considered
+        considered.dry_run = True
+        model, items = await self._resolve(progress)
+        choice = self._chooser.choose(
+            progress, model, items, count=limits.DRY_RUN_ASKED_MAX, at_least=limits.DRY_RUN_ASKED_MAX
+        )
+        asked = [candidate.peer_id for candidate in choice.selection.chosen]
+        asked += [misfit.candidate.peer_id for misfit in choice.selection.excluded if order.provider is None]
+        terms = self._chooser.terms(progress, model, choice.wanted)
+        found = await self._chooser.asker(progress, choice).ask(
+            asked[: limits.DRY_RUN_ASKED_MAX], terms, enough=len(asked)
+        )
+        self._chooser.note_asked(progress, choice, found)
+        fitting = [
+            quote for quote in found.quotes if quote.job.provider in {c.peer_id for c in choice.selection.chosen}
+        ]
+        if fitting:
+            considered.chosen = self._chooser.best(order, choice, fitting)[0].job.provider
+        for quote in found.quotes:
+            await quote.cancel()
+        self._considerations.add(considered)
+        self._considerations.write(all_of_them=True)
+        return considered.row()
+
+    def why(self, job_id: str) -> Row:
+        """Who was considered for a job, by its id or the beginning of it. Raises ConfigError."""
+        return self._considerations.find(job_id)
+
+    def providers(self, model: str) -> int:
+        """How many offer a model (id or name), as far as is known now."""
+        return len(self._market.offers(model))
+
+    def write(self) -> None:
+        """What waits to be written. No job fails for it."""
+        try:
+            self.experience.write()
+            self._considerations.write(all_of_them=True)
+        except StoreError as error:
+            log.warning("what was learned of providers could not be written: %s", error)
+
+    # --- an order ---
+
+    def _begin(self, order: Order, job_id: JobId | None = None) -> Progress:
+        started, wish = self._ports.clock.now(), job_id or new_wish()
+        considered = Consideration(wish, order.model, order.tier, unix_ms(self._ports.clock))
+        return Progress(order, wish, started + order.timeout_s, started, considered)
+
+    async def _buy(self, order: Order, *, attempts_max: int, job_id: JobId | None = None) -> Purchase:
+        progress = self._begin(order, job_id)
         # The machines' own deadline comes a second before this one, with its reason.
         with trio.move_on_after(order.timeout_s + 1.0) as scope:
             try:
-                return await self._attempts(progress)
+                return await self._attempts(progress, attempts_max)
             except CocoonError as error:
-                if progress.at_risk:
-                    spent = (
-                        f"{format_nanogram(progress.at_risk)} count as spent until the provider says otherwise, which it "
-                        "does when this node next works with it: cocoon-node wallet"
-                    )
-                    error.hint = spent if error.hint is None else f"{error.hint}; {spent}"
+                self._explain(progress, error)
                 raise
+            finally:
+                self._considerations.add(progress.considered)
         assert scope.cancelled_caught
-        raise TransportError(
+        late = TransportError(
             f"no answer within {order.timeout_s:g} s", outcome_known=False, code="TIMEOUT", hint="allow more: --timeout"
         )
+        self._explain(progress, late)
+        raise late
 
-    async def _attempts(self, progress: _Progress) -> Purchase:
-        """Quote and carry through, and once more elsewhere where `policy.retry` allows it."""
+    def _explain(self, progress: Progress, error: CocoonError) -> None:
+        """What it may have cost, and where to read more; written at once, since whoever failed may ask soon."""
+        progress.considered.error = error.message
+        if progress.at_risk:
+            with_hint(
+                error,
+                f"{format_nanogram(progress.at_risk)} count as spent until the provider says that it keeps nothing, which it "
+                "does when this node next works with it (what did not arrive is not owed): cocoon-node wallet",
+            )
+        if progress.considered.providers:
+            with_hint(error, f"cocoon-node why {progress.wish.hex()[:ID_DIGITS]}")
+            self._considerations.add(progress.considered)
+            self.write()
+
+    async def _attempts(self, progress: Progress, attempts_max: int) -> Purchase:
+        """Choose and carry through, and again elsewhere where `policy.retry` allows it."""
+        model, items = await self._resolve(progress)
+        while True:
+            hedge = progress.order.hedge
+            choice = self._chooser.choose(
+                progress, model, items, count=max(limits.ASKED_AT_ONCE_MAX, hedge), at_least=hedge
+            )
+            if not choice.selection.chosen:
+                if progress.unreachable and not progress.looked_again:
+                    model = await self._look_again(progress)
+                    continue
+                raise progress.last_error or nobody_fits(
+                    progress.order, choice.wanted, list(choice.candidates.values())
+                )
+            try:
+                legs = await self._chooser.legs(progress, model, choice)
+                return await self._carry_through(progress, legs, model.name)
+            except CocoonError as error:
+                progress.rounds += 1
+                progress.last_error = error
+                if progress.rounds >= attempts_max or not may_retry(self._facts(progress, error)):
+                    raise
+
+    async def _resolve(self, progress: Progress) -> tuple[ResolvedModel, int]:
         order = progress.order
         model = await self._resolver.resolve(order.model)
         items = max(1, check_inputs(model.manifest, order.payload))
@@ -136,270 +203,107 @@ class Buyer:
                 hint="split it into several jobs",
             )
         progress.discovered = self._ports.clock.now()
-        while True:
-            try:
-                attempt = await self._quote(progress, model.model_id, model.offers, items)
-            except TransportError:
-                if progress.looked_again or not progress.unreachable:
-                    raise
-                model = await self._look_again(progress, order.model)
-                continue
-            try:
-                return await self._carry_through(progress, attempt, model.name)
-            except CocoonError as error:
-                self._note_failure(progress, attempt, error)
-                if not may_retry(self._facts(progress, error)):
-                    raise
+        progress.considered.model_id = model.model_id
+        return model, items
 
-    async def _look_again(self, progress: _Progress, model: str) -> ResolvedModel:
+    async def _look_again(self, progress: Progress) -> ResolvedModel:
         """Nobody that we knew of was where it said: perhaps they came back elsewhere."""
         progress.looked_again = True
         progress.excluded -= progress.unreachable
         progress.unreachable.clear()
-        return await self._resolver.resolve(model)
+        return await self._resolver.resolve(progress.order.model)
 
-    # --- quotes ---
-
-    async def _quote(self, progress: _Progress, model_id: ModelId, offers: Sequence[BookOffer], items: int) -> Attempt:
-        """The best quote of those asked; the others are told that they are not wanted."""
-        order = progress.order
-        left = None if progress.last_error is None else budget_left(self._facts(progress, progress.last_error))
-        size = payload_bytes(order.payload)
-        wanted = Wanted(
-            tier=order.tier,
-            items=items,
-            input_bytes=size,
-            max_total=order.max_total if left is None else left,
-            provider=order.provider,
-            networks=frozenset({self._ports.settlement.network_id}),
-        )
-        candidates = {o.peer: self._candidate(o) for o in offers if o.peer not in progress.excluded}
-        selection = select(wanted, list(candidates.values()), count=limits.ASKED_AT_ONCE_MAX, rng=self._ports.rng)
-        if not selection.chosen:
-            raise progress.last_error or _nobody_fits(order, wanted, list(candidates.values()))
-        terms = JobTerms(
-            model_id=model_id,
-            tier=order.tier,
-            items=items,
-            payload_bytes=size,
-            max_total=wanted.max_total,
-            timeout_s=order.timeout_s,
-            settlement_network=self._ports.settlement.network_id,
-        )
-        addresses = {o.peer: o.addresses for o in offers}
-        quotes, errors = await self._ask_all(progress, selection.chosen, addresses, terms)
-        if not quotes:
-            raise _worst(errors)
-        quotes.sort(key=lambda attempt: score(wanted, _with_quote(candidates[attempt.job.provider], attempt)))
-        for other in quotes[1:]:
-            await other.cancel()
-        return quotes[0]
-
-    async def _ask_all(
-        self,
-        progress: _Progress,
-        chosen: Sequence[Candidate],
-        addresses: dict[PeerId, tuple[str, ...]],
-        terms: JobTerms,
-    ) -> tuple[list[Attempt], list[CocoonError]]:
-        """Ask all at the same time; once one has quoted, the others get a moment more."""
-        quotes: list[Attempt] = []
-        errors: list[CocoonError] = []
-        job_id = JobId(secrets.token_bytes(16))  # one id for one wish: whoever does it, it is the same job
-
-        async def one(candidate: Candidate) -> None:
-            peer = candidate.peer_id
-            try:
-                quotes.append(await self._jobs.ask(peer, addresses[peer], job_id, terms, deadline=progress.deadline))
-            except (PeerRefused, TransportError, RemoteProtocolError) as error:
-                errors.append(error)
-                progress.excluded.add(peer)
-                if isinstance(error, TransportError):
-                    self._market.forget(peer)
-                    progress.unreachable.add(peer)
-                progress.failures.append({"provider": peer, "error": error.message, "code": error.code})
-            if quotes:
-                nursery.cancel_scope.deadline = min(
-                    nursery.cancel_scope.deadline, trio.current_time() + limits.QUOTE_GRACE_S
-                )
-
-        async with trio.open_nursery() as nursery:
-            nursery.cancel_scope.deadline = trio.current_time() + limits.QUOTE_TIMEOUT_S
-            for candidate in chosen:
-                nursery.start_soon(one, candidate)
-        if not quotes and not errors:
-            errors.append(TransportError("no provider quoted in time", outcome_known=True, code="TIMEOUT"))
-            progress.excluded.update(c.peer_id for c in chosen)
-        return quotes, errors
-
-    def _candidate(self, book: BookOffer) -> Candidate:
-        done, failed = self._ports.store.jobs.outcomes(book.peer)
-        latency = next((p.latency_s for p in self._ports.network.peers() if p.peer == book.peer), None)
-        offer = book.offer
-        return Candidate(
-            peer_id=book.peer,
-            price_base=offer.price_base,
-            price_per_item=offer.price_per_item,
-            tiers=frozenset(offer.tiers),
-            items_max=offer.items_max,
-            input_bytes_max=offer.input_bytes_max,
-            networks=frozenset(book.settlement_networks),
-            queue_ms=offer.queue_ms,
-            item_us=offer.item_us,
-            latency_ms=None if latency is None else latency * 1000,
-            reliability=reliability(done, failed),
-        )
+    def _facts(self, progress: Progress, error: CocoonError) -> AttemptFacts:
+        in_time = self._ports.clock.now() < progress.deadline
+        return AttemptFacts(attempts=progress.rounds, retryable=is_retryable(error), in_time=in_time)
 
     # --- the job itself ---
 
-    async def _carry_through(self, progress: _Progress, attempt: Attempt, name: str) -> Purchase:
-        job, quote = attempt.job, attempt.job.quote
-        assert quote is not None
-        ports = self._ports
+    async def _carry_through(self, progress: Progress, legs: list[Attempt], name: str) -> Purchase:
+        async def carry(leg: Attempt) -> memoryview:
+            return await self._carry(progress, leg, name)
+
+        if len(legs) == 1:
+            (attempt,) = legs
+            try:
+                output = await carry(attempt)
+            except CocoonError as error:
+                self._note_failure(progress, attempt, error)
+                raise
+        else:
+            result = await race(legs, carry)
+            for leg, failure in result.failures:
+                self._note_failure(progress, leg, failure)
+            if result.winner is None or result.output is None:
+                raise worst([failure for _, failure in result.failures])
+            attempt, output = result.winner, result.output
+        progress.considered.chosen = attempt.job.provider
+        return self._purchase(progress, attempt, output)
+
+    async def _carry(self, progress: Progress, attempt: Attempt, name: str) -> memoryview:
+        """Pay one attempt and have it done. Raises CocoonError."""
+        job = attempt.job
+        assert job.quote is not None
+        settlement = self._ports.settlement
         try:
-            payment = await ports.settlement.reserve(job.provider, job.job_id, quote.max_total)
+            payment = await settlement.reserve(job.provider, job.job_id, job.quote.max_total)
         except CocoonError:
             await attempt.cancel()
             raise
-        self._insert_record(attempt, name)
-        error: CocoonError | None = None
+        self._records.begin(attempt, name)
+        output: memoryview | None = None
+        failure: CocoonError | None = None
         try:
-            output: memoryview | None = await attempt.run(payment, encode_payload(progress.order.payload))
-        except CocoonError as caught:
-            error = caught
+            with self._candidates.in_flight(job.provider):
+                output = await attempt.run(payment, encode_payload(progress.order.payload))
+        except CocoonError as error:
+            failure = error
             output = attempt.received_output()
         except trio.Cancelled:  # whoever asked has gone; the attempt has told the provider
             cancelled = CocoonError("the job was cancelled", code="CANCELLED")
-            self._finish_record(attempt, cancelled, received=attempt.received_output() is not None)
+            self._records.end(attempt, cancelled, received=attempt.received_output() is not None)
             raise
-        self._finish_record(attempt, error, received=output is not None)
+        if output is not None:
+            try:
+                decode_payload(output)
+            except ValueError as malformed:
+                failure, output = RemoteProtocolError(f"the output is no payload: {malformed}", code="MALFORMED"), None
+        self._records.end(attempt, failure, received=attempt.received_output() is not None, good=output is not None)
         if output is None:
-            assert error is not None
-            raise error
-        try:
-            payload = decode_payload(output)
-        except ValueError as malformed:
-            raise RemoteProtocolError(f"the output is no payload: {malformed}", code="MALFORMED") from malformed
-        body = job.receipt_body
+            assert failure is not None
+            raise failure
+        return output
+
+    def _purchase(self, progress: Progress, attempt: Attempt, output: memoryview) -> Purchase:
+        job, body = attempt.job, attempt.job.receipt_body
+        assert job.quote is not None
+        payload: Payload = decode_payload(output)
         return Purchase(
             job_id=job.job_id,
-            model_id=quote.model_id,
+            model_id=job.quote.model_id,
             provider=job.provider,
             payload=payload,
-            price=body.price if body else quote.max_total,
+            price=body.price if body else job.quote.max_total,
             receipt=job.receipt,
             receipt_body=body,
             timeline_ms=timeline_ms(progress.started, progress.discovered, attempt),
             attempts=progress.failures,
+            transcript=attempt.transcript(),
         )
 
-    def _insert_record(self, attempt: Attempt, name: str) -> None:
-        quote = attempt.job.quote
-        assert quote is not None
-        self._ports.store.jobs.insert(
-            JobRecord(
-                job_id=attempt.job.job_id,
-                role="client",
-                model_id=quote.model_id,
-                model_name=name,
-                peer_id=attempt.job.provider,
-                tier=quote.tier,
-                state="running",
-                price=quote.max_total,
-                items=quote.items,
-                created_at_ms=unix_ms(self._ports.clock),
-            )
-        )
-
-    def _finish_record(self, attempt: Attempt, error: CocoonError | None, *, received: bool) -> None:
-        """How a job without a receipt ended; one with a receipt was finished together with it."""
-        if attempt.job.receipt_body is not None:
-            return
-        state = "done" if received else "unknown" if attempt.at_risk else "failed"
-        self._ports.store.jobs.finish(
-            attempt.job.job_id,
-            "client",
-            state,  # type: ignore[arg-type]
-            finished_at_ms=unix_ms(self._ports.clock),
-            price=attempt.at_risk,
-            error="" if received or error is None else error.message,
-        )
-
-    def _note_failure(self, progress: _Progress, attempt: Attempt, error: CocoonError) -> None:
-        peer = attempt.job.provider
+    def _note_failure(self, progress: Progress, attempt: Attempt, error: CocoonError) -> None:
+        peer, order = attempt.job.provider, progress.order
         log.info("provider %s failed the job: %s", peer, error)
-        payment_refused = isinstance(error, PeerRefused) and error.reason is RefusalReason.PAYMENT
-        if not payment_refused:  # the next attempt pays over a new channel, at the same provider too
-            progress.excluded.add(peer)
+        now_ms = unix_ms(self._ports.clock)
+        progress.considered.note_error(peer, error, frozenset({order.tier}), now_ms)
+        wants = counter_offer(error, order.max_total, progress.counters.get(peer))
+        if wants is not None:
+            progress.counters[peer] = wants  # asked again, at that price
+        elif not (isinstance(error, PeerRefused) and error.reason is RefusalReason.PAYMENT):
+            progress.excluded.add(
+                peer
+            )  # after PAYMENT the next attempt pays over a new channel, at the same provider too
+        if isinstance(error, TransportError) and error.code not in LOST_PLACE:
+            self._market.forget(peer)
         progress.failures.append({"provider": peer, "error": error.message, "code": error.code})
         progress.at_risk += attempt.at_risk
-        progress.last_error = error
-
-    def _facts(self, progress: _Progress, error: CocoonError) -> AttemptFacts:
-        in_time = self._ports.clock.now() < progress.deadline
-        return AttemptFacts(
-            attempts=len(progress.failures),
-            retryable=error.retryable and in_time,
-            at_risk=progress.at_risk,
-            max_total=progress.order.max_total,
-        )
-
-
-def timeline_ms(started: float, discovered: float, attempt: Attempt) -> dict[str, float]:
-    """Milliseconds of each leg of a job; they add up to `total`, but for rounding. `queue` and `execute` are the
-    provider's own measure; `return` is what else passed between the last byte in and the last byte out."""
-    marks, head = attempt.marks, attempt.job.head
-    away = marks.output_complete - marks.input_sent
-    queue = min(head.queue_us / 1e6, away) if head else 0.0  # the provider's word, as far as it can be true
-    execute = min(head.execute_us / 1e6, away - queue) if head else 0.0
-    legs = {
-        "discover": discovered - started,
-        "quote": marks.accepted - discovered,
-        "seal": marks.input_sent - marks.accepted,
-        "queue": queue,
-        "execute": execute,
-        "return": away - queue - execute,
-        "receipt": marks.finished - marks.output_complete,
-        "total": marks.finished - started,
-    }
-    return {leg: round(seconds * 1000, 3) for leg, seconds in legs.items()}
-
-
-def _with_quote(candidate: Candidate, attempt: Attempt) -> Candidate:
-    """The candidate as it quoted, which counts more than what it announced."""
-    quote = attempt.job.quote
-    assert quote is not None
-    return replace(candidate, price_base=quote.price_base, price_per_item=quote.price_per_item, queue_ms=quote.queue_ms)
-
-
-def _nobody_fits(order: Order, wanted: Wanted, candidates: Sequence[Candidate]) -> CocoonError:
-    """Why none of the offers can be taken, and what would make it a yes."""
-    if order.provider is not None and all(c.peer_id != order.provider for c in candidates):
-        return CocoonError(
-            f"provider {order.provider} does not offer {order.model}",
-            code="NO_MODEL",
-            hint="cocoon-node offers shows who does; leave out --provider to take any",
-        )
-    lowest = cheapest(wanted, candidates)
-    if lowest is not None and wanted.max_total is not None:
-        price = lowest.price(wanted.items)
-        return PeerRefused(
-            RefusalReason.PRICE,
-            f"no offer of {order.model} is within {format_nanogram(wanted.max_total)}: "
-            f"the lowest is {format_nanogram(price)} for {wanted.items} item{'s' if wanted.items > 1 else ''}",
-            needed=price,
-            hint=f"allow more: --max-price {price}",
-        )
-    reasons = select(wanted, candidates, count=0, rng=random.Random(0)).excluded
-    first = reasons[0] if reasons else None
-    return PeerRefused(
-        first.reason if first else RefusalReason.NO_MODEL,
-        f"no offer of {order.model} fits: " + ("; ".join(sorted({r.detail for r in reasons})[:3]) or "there is none"),
-        needed=first.needed if first else None,
-        hint="cocoon-node offers shows all offers",
-    )
-
-
-def _worst(errors: Sequence[CocoonError]) -> CocoonError:
-    """Of several noes the one that tells most: a refusal before a broken connection."""
-    return min(errors, key=lambda error: not isinstance(error, PeerRefused))

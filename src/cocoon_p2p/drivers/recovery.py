@@ -10,7 +10,7 @@ import logging
 
 from cocoon_p2p.drivers.clock import Clock, unix_ms
 from cocoon_p2p.settlement.port import Settlement
-from cocoon_p2p.store import Store
+from cocoon_p2p.store import JobRecord, JobRole, JobState, Store
 
 log = logging.getLogger(__name__)
 
@@ -18,28 +18,42 @@ log = logging.getLogger(__name__)
 async def recover(store: Store, settlement: Settlement, clock: Clock) -> int:
     """Ends open reservations and unfinished jobs; how many there were. To be called before the first job."""
     ended = 0
-    for job_id, role in await settlement.open_reservations():
-        receipt = store.receipts.by_job(job_id, role="provider" if role == "payee" else "client")
-        if role == "payee" and receipt is not None:
-            await settlement.earned(job_id, receipt.price)
-        elif role == "payee":
-            await settlement.release(job_id)
+    for held in await settlement.open_reservations():
+        role: JobRole = "provider" if held.role == "payee" else "client"
+        receipt = store.receipts.by_job(held.job_id, role=role, peer=held.other)
+        if held.role == "payee" and receipt is not None:
+            await settlement.earned(held.job_id, receipt.price)
+        elif held.role == "payee":
+            await settlement.release(held.job_id)
         elif receipt is not None:
-            await settlement.paid(job_id, receipt.price)
+            await settlement.paid(held.job_id, receipt.price, payee=held.other)
         else:
-            await settlement.end_reservation(job_id, "unknown")
+            await settlement.end_reservation(held.job_id, "unknown", payee=held.other)
         ended += 1
     for job in store.jobs.unfinished():
-        receipt = store.receipts.by_job(job.job_id, role=job.role)
-        store.jobs.finish(
-            job.job_id,
-            job.role,
-            "unknown" if receipt is None else "done",
-            finished_at_ms=unix_ms(clock),
-            price=job.price if receipt is None else receipt.price,
-            error="the node stopped before the job ended" if receipt is None else "",
-        )
+        await _end(job, store, settlement, clock)
         ended += 1
     if ended:
         log.info("%d jobs and payments of an earlier run were brought to an end", ended)
     return ended
+
+
+async def _end(job: JobRecord, store: Store, settlement: Settlement, clock: Clock) -> None:
+    state: JobState
+    receipt = store.receipts.by_job(job.job_id, role=job.role, peer=job.peer_id)
+    if job.role == "provider" and receipt is None:  # its receipt was taken back, and then came the end
+        await settlement.refund(job.job_id)
+        state, price, error = "failed", 0, job.error
+    elif receipt is None:
+        state, price, error = "unknown", job.price, "the node stopped before the job ended"
+    else:
+        state, price, error = "done", receipt.price, ""
+    store.jobs.finish(
+        job.job_id,
+        job.role,
+        state,
+        finished_at_ms=unix_ms(clock),
+        price=price,
+        error=error,
+        peer=job.peer_id,
+    )

@@ -9,6 +9,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import trio
+
 from cocoon_p2p import limits
 from cocoon_p2p.drivers.market import MarketDriver
 from cocoon_p2p.errors import CocoonError, RemoteProtocolError, TransportError
@@ -57,6 +59,11 @@ class Resolver:
         name = offers[0].offer.name if is_model_id(model) else model
         return ResolvedModel(model_id, name, await self._manifest(model_id, offers), offers)
 
+    async def manifest(self, model_id: ModelId) -> Manifest:
+        """Of a model that is known, installed here, or on offer. Raises CocoonError (NO_MODEL)."""
+        known = self._known.get(model_id) or self._parsed(model_id, self._local_manifest(model_id))
+        return known or (await self.resolve(model_id)).manifest
+
     def _by_prefix(self, text: str) -> ModelId | None:
         """The one id on offer that begins with these 8 or more digits, as `offers` shows them."""
         if not ID_PREFIX.fullmatch(text):
@@ -79,22 +86,36 @@ class Resolver:
         return manifest
 
     async def _fetch(self, model_id: ModelId, offers: Sequence[BookOffer]) -> Manifest:
-        reasons, hint = [], None
-        for offer in offers[: limits.MANIFEST_SOURCES_MAX]:
-            try:
-                raw = await self._market.fetch_manifest(offer.peer, offer.addresses, model_id)
-            except (TransportError, RemoteProtocolError) as error:
-                reasons.append(str(error))
-                hint = hint or error.hint
-                continue
-            manifest = self._parsed(model_id, raw)
-            if manifest is not None:
-                return manifest
-            reasons.append(f"peer {offer.peer} gave none, or a wrong one")
+        """From whoever answers first: the next one is asked when one has none, or does not answer soon."""
+        failures: list[CocoonError] = []
+        found: list[Manifest] = []
+        async with trio.open_nursery() as nursery:
+
+            async def ask(offer: BookOffer, over: trio.Event) -> None:
+                try:
+                    raw = await self._market.fetch_manifest(offer.peer, offer.addresses, model_id)
+                    manifest = self._parsed(model_id, raw)
+                    if manifest is not None:
+                        found.append(manifest)
+                        nursery.cancel_scope.cancel()
+                    else:
+                        text = f"peer {offer.peer} gave none, or a wrong one"
+                        failures.append(TransportError(text, outcome_known=True))
+                except (TransportError, RemoteProtocolError) as error:
+                    failures.append(error)
+                over.set()
+
+            for offer in self._market.nearest_first(offers)[: limits.MANIFEST_SOURCES_MAX]:
+                over = trio.Event()
+                nursery.start_soon(ask, offer, over)
+                with trio.move_on_after(limits.MANIFEST_STAGGER_S):
+                    await over.wait()
+        if found:
+            return found[0]
         raise TransportError(
-            f"the manifest of model {model_id} could not be fetched: {'; '.join(reasons)}",
+            f"the manifest of model {model_id} could not be fetched: {'; '.join(map(str, failures))}",
             outcome_known=True,
-            hint=hint,
+            hint=next((error.hint for error in failures if error.hint), None),
         )
 
     def _parsed(self, model_id: ModelId, raw: bytes | None) -> Manifest | None:

@@ -4,44 +4,72 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
+from cocoon_p2p.drivers.own_pricing import GuardedPricing, pricing_maker
 from cocoon_p2p.drivers.plain_nursery import open_plain_nursery
+from cocoon_p2p.drivers.price_keeper import PriceKeeper
 from cocoon_p2p.errors import ConfigError, ExecutionError
 from cocoon_p2p.execution.port import Engine, ModelStatus
-from cocoon_p2p.ids import ModelId
+from cocoon_p2p.ids import ModelId, Tier
 from cocoon_p2p.models.registry import InstalledModel, ModelRegistry
 from cocoon_p2p.models.registry import Offer as RegistryOffer
-from cocoon_p2p.policy.pricing import pricing_policy
+from cocoon_p2p.policy.pricing import ListedPrice
 from cocoon_p2p.proto.provider_desk import ProviderDesk, ServedModel
-from cocoon_p2p.wire.capacity import Offer
+from cocoon_p2p.wire.capacity import DeviceClass, Offer, TierPrice, Unit
 
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class PriceSettings:
+    """What [provider] of node.toml says about prices."""
+
+    base: int
+    """Nanogram a job, for models without a price of their own."""
+    per_item: int
+    pricing: str = "fixed"
+    floor_percent: int = 100
+    ceiling_percent: int = 100
+    open_percent: int = 100
+    """Of an open job, of a sealed one's."""
+
+    def listed(self, offer: RegistryOffer) -> ListedPrice:
+        """Of one model. Raises ConfigError."""
+        base = self.base if offer.price_base is None else offer.price_base
+        per_item = self.per_item if offer.price_per_item is None else offer.price_per_item
+        ListedPrice(base, per_item, ceiling_percent=max(100, self.ceiling_percent * self.open_percent // 100))
+        return ListedPrice(base, per_item, self.floor_percent, self.ceiling_percent)
+
+
 class Serving:
-    """What is on offer. `changed` is called after each change."""
+    """What is on offer. `changed` is called after each change. Raises ConfigError for a pricing policy that there is not,
+    or that does not load."""
 
     def __init__(
         self,
         engine: Engine,
         desk: ProviderDesk,
         registry: ModelRegistry,
-        *,
-        price_base: int,
-        price_per_item: int,
-        pricing: str = "fixed",
+        prices: PriceSettings,
+        keeper: PriceKeeper | None = None,
     ) -> None:
         self._engine = engine
         self._desk = desk
         self._registry = registry
-        self._price_base = price_base
-        self._price_per_item = price_per_item
-        self._pricing = pricing
+        self._prices = prices
+        self._make_pricing = pricing_maker(prices.pricing)
+        self._keeper = keeper
         self._installed: dict[ModelId, InstalledModel] = {}
         self.changed: Callable[[], None] = lambda: None
+
+    async def keep_prices(self) -> None:
+        """A task that moves the prices, if they can move, until it is cancelled."""
+        if self._keeper is not None and self._prices.pricing != "fixed":
+            await self._keeper.run(self.changed)
 
     async def install(
         self, path: Path, *, name: str | None, price_base: int | None, price_per_item: int | None
@@ -92,10 +120,9 @@ class Serving:
 
     async def _serve(self, model: InstalledModel) -> ModelStatus:
         status = await self._engine.load(model.model_id, model.folder)
-        offer = model.offer
-        base = self._price_base if offer.price_base is None else offer.price_base
-        per_item = self._price_per_item if offer.price_per_item is None else offer.price_per_item
-        pricing = pricing_policy(self._pricing, base, per_item)
+        pricing = self._make_pricing(self._prices.listed(model.offer))
+        if self._keeper is not None:
+            self._keeper.levels.restore(model.model_id, pricing)
         served = ServedModel(model.model_id, model.name, pricing, status.device.name)
         self._installed[model.model_id] = model
         self._desk.models = {**self._desk.models, model.model_id: served}
@@ -114,9 +141,11 @@ class Serving:
         return await trio.to_thread.run_sync(self._registry.list)
 
     def offers(self) -> list[Offer]:
-        """For the announcement: prices and load as they are now."""
-        self._note_speed()
-        return [self._offer(model) for model in self._desk.models.values()]
+        """For the announcement: prices and load as they are now. None while the machine rests."""
+        best = self._note_speed()
+        if self._desk.rests is not None:
+            return []
+        return [self._offer(model, best.get(model.model_id, 0.0)) for model in self._desk.models.values()]
 
     def manifest(self, model_id: ModelId) -> bytes | None:
         """The manifest of a model on offer."""
@@ -127,33 +156,53 @@ class Serving:
         statuses = {status.model_id: status for status in self._engine.models()}
         return [(self._installed[i], statuses[i]) for i in self._desk.models if i in statuses]
 
-    def price(self, model_id: ModelId) -> tuple[int, int]:
-        """(base, per item) as a job of one item would be quoted now."""
-        price = self._desk.price(self._desk.models[model_id], 1, 0)
+    def price(self, model_id: ModelId, tier: Tier | None = None) -> tuple[int, int]:
+        """(base, per item) as a job of one item would be quoted now; without a `tier`, of the best hidden one on offer."""
+        tier = max(self._desk.tiers, default=Tier.SEALED) if tier is None else tier
+        price = self._desk.price(self._desk.models[model_id], 1, 0, tier)
         return price.base, price.per_item
 
-    def _offer(self, model: ServedModel) -> Offer:
+    def pricing(self, model_id: ModelId) -> str:
+        """The policy that sets a model's price, and whether it has failed."""
+        failed = isinstance(policy := self._desk.models[model_id].pricing, GuardedPricing) and policy.failed
+        return f"fixed, as {self._prices.pricing} failed" if failed else self._prices.pricing
+
+    def _offer(self, model: ServedModel, best_items_s: float) -> Offer:
         desk = self._desk
-        base, per_item = self.price(model.model_id)
         return Offer(
             model_id=model.model_id,
             name=model.name,
-            tiers=tuple(sorted(desk.tiers)),
-            price_base=base,
-            price_per_item=per_item,
+            unit=Unit.ITEM,
+            prices=tuple(TierPrice(tier, *self.price(model.model_id, tier)) for tier in sorted(desk.tiers)),
             items_max=desk.items_max,
             input_bytes_max=desk.input_bytes_max,
             slots_total=desk.slots,
             slots_free=max(0, desk.slots - desk.running),
             queue_ms=desk.queue_ms(model.model_id),
             device=model.device,
+            device_class=device_class(model.device),
             item_us=int(desk.item_s.get(model.model_id, 0.0) * 1e6),
+            throughput=int(best_items_s * 1000),
         )
 
-    def _note_speed(self) -> None:
-        for status in self._engine.models():
+    def _note_speed(self) -> dict[ModelId, float]:
+        """The desk learns what an item takes; returns the items a second that each model did at best lately."""
+        statuses = self._engine.models()
+        for status in statuses:
             if status.item_s is not None:
                 self._desk.item_s[status.model_id] = status.item_s
+        return {status.model_id: status.best_items_s for status in statuses}
+
+
+_GPUS = frozenset({"cuda", "tensorrt", "rocm", "migraphx", "coreml", "directml"})
+
+
+def device_class(device: str) -> DeviceClass:
+    """Of a device as the engine names it (execution/device.py): "cpu", "cuda:0" …"""
+    kind = device.partition(":")[0]
+    if kind == "cpu":
+        return DeviceClass.CPU
+    return DeviceClass.GPU if kind in _GPUS else DeviceClass.OTHER
 
 
 def _named(model: InstalledModel, error: ExecutionError) -> ExecutionError:

@@ -34,6 +34,9 @@ class ModelStatus:
     item_s: float | None
     """Moving average of seconds of work for one item; None before the first job."""
     pid: int | None
+    items_done: int = 0
+    best_items_s: float = 0.0
+    """Items a second in the best ten seconds of the last ten minutes (execution/rate.py); 0 when nothing was done."""
 
 
 class InputBuffer(Protocol):

@@ -13,6 +13,7 @@ from cocoon_p2p.execution.blocks import Block
 from cocoon_p2p.execution.device import ChosenDevice
 from cocoon_p2p.execution.engine_jobs import EngineJob
 from cocoon_p2p.execution.port import ModelStatus
+from cocoon_p2p.execution.rate import RateMeter
 from cocoon_p2p.execution.worker_link import ModelSettings, Outcome, WorkerLink
 from cocoon_p2p.execution.worker_processes import WorkerProcess, WorkerProcesses
 from cocoon_p2p.ids import ModelId
@@ -47,6 +48,8 @@ class ServedModel:
         self._link: WorkerLink | None = None
         self._batches = False
         self._jobs_done = 0
+        self._items_done = 0
+        self._rate = RateMeter()
         self._item_s: float | None = None
         self._deaths = 0
         self._nursery: trio.Nursery | None = None
@@ -64,6 +67,8 @@ class ServedModel:
             jobs_done=self._jobs_done,
             item_s=self._item_s,
             pid=self._link.process.pid if self._link is not None else None,
+            items_done=self._items_done,
+            best_items_s=self._rate.best_items_s(trio.current_time()),
         )
 
     def submit(self, job: EngineJob) -> None:
@@ -159,6 +164,8 @@ class ServedModel:
         result, work_s = outcome
         self._deaths = 0
         self._jobs_done += 1
+        self._items_done += job.items
+        self._rate.add(job.items, trio.current_time())
         if job.items > 0:
             item_s = work_s / job.items
             old = self._item_s

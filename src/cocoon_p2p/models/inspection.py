@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,11 +17,13 @@ from typing import Any
 
 from cocoon_p2p.errors import ConfigError
 from cocoon_p2p.limits import MODEL_INSPECTION_TIMEOUT_S
-from cocoon_p2p.models.manifest import DYNAMIC, TensorSpec
+from cocoon_p2p.models.manifest import DYNAMIC, FLOAT16, FLOAT32, INT8, TensorSpec
 from cocoon_p2p.tensors import DTYPES
 
 _NESTING_MAX = 32
 _DTYPE_OF_CODE = {code: name for name, (code, _) in DTYPES.items()}
+_QUANTISED = re.compile(r"uantize|^QLinear|^QGemm$|^QAttention$|^QEmbed|Integer$|NBits$|Bnb4$")
+"""Operators of ONNX and of ONNX Runtime that compute with weights or activations of 8 bits or fewer."""
 
 
 class NotOnnx(ValueError):
@@ -34,6 +37,8 @@ class OnnxFacts:
     opset: tuple[tuple[str, int], ...]
     external: tuple[str, ...]
     """Locations of external data, as they stand in the file: not to be trusted."""
+    precision: str = FLOAT32
+    """As `Manifest.precision`."""
 
 
 def inspect_onnx(path: Path) -> OnnxFacts:
@@ -58,6 +63,7 @@ def inspect_onnx(path: Path) -> OnnxFacts:
         outputs=tuple(_spec(info) for info in model.graph.output),
         opset=tuple(sorted((entry.domain, entry.version) for entry in model.opset_import)),
         external=tuple(sorted(set(_external(model)))),
+        precision=_precision(model),
     )
 
 
@@ -86,6 +92,7 @@ def inspect_in_subprocess(path: Path) -> OnnxFacts:
         outputs=tuple(_spec_from_json(spec) for spec in tree["outputs"]),
         opset=tuple((domain, version) for domain, version in tree["opset"]),
         external=tuple(tree["external"]),
+        precision=tree["precision"],
     )
 
 
@@ -112,6 +119,39 @@ def _external(model: Any) -> Iterator[str]:
             for entry in tensor.external_data:
                 if entry.key == "location":
                     yield entry.value
+
+
+def _precision(model: Any) -> str:
+    """By the operators and by the types of its tensors, inputs and outputs. A plain tensor of bytes says nothing: it may be
+    a table or a picture; numbers of 8 bits are weights only where an operator takes them for such."""
+    dtypes = {_DTYPE_OF_CODE.get(tensor.data_type, "") for tensor in _tensors(model)}
+    for info in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        dtypes.add(_DTYPE_OF_CODE.get(info.type.tensor_type.elem_type, ""))
+    operators = set()
+    for node in _nodes(model):
+        operators.add(node.op_type)
+        if node.op_type == "Cast":
+            dtypes.update(_DTYPE_OF_CODE.get(attribute.i, "") for attribute in node.attribute if attribute.name == "to")
+    if any(_QUANTISED.search(operator) for operator in operators) or any(name.startswith("float8") for name in dtypes):
+        return INT8
+    return FLOAT16 if dtypes & {"float16", "bfloat16"} else FLOAT32
+
+
+def _nodes(model: Any) -> Iterator[Any]:
+    """Every operator of a model that a job runs."""
+    yield from _graph_nodes(model.graph.node, 0)
+    for function in model.functions:
+        yield from _graph_nodes(function.node, 0)
+
+
+def _graph_nodes(nodes: Any, depth: int) -> Iterator[Any]:
+    if depth > _NESTING_MAX:
+        raise NotOnnx(f"its graphs are nested deeper than {_NESTING_MAX}")
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _graph_nodes(graph.node, depth + 1)
 
 
 def _tensors(model: Any) -> Iterator[Any]:
@@ -167,6 +207,7 @@ def _main(path: Path) -> None:
         "outputs": [_spec_to_json(spec) for spec in facts.outputs],
         "opset": facts.opset,
         "external": facts.external,
+        "precision": facts.precision,
     }
     json.dump(tree, sys.stdout)
 

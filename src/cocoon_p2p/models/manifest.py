@@ -29,6 +29,7 @@ _T = TypeVar("_T")
 FORMAT = 1
 DYNAMIC = -1
 TENSOR, EMBEDDING = "tensor", "embedding"
+FLOAT32, FLOAT16, INT8 = PRECISIONS = ("float32", "float16", "int8")
 MANIFEST_NAME, OFFER_NAME = "manifest.json", "offer.json"
 _PATH_CHARS_MAX = 200
 _LICENSE_CHARS_MAX = 256
@@ -92,6 +93,9 @@ class Manifest:
     opset: tuple[tuple[str, int], ...]
     text: TextFrontEnd | None = None
     license: str = ""
+    precision: str = FLOAT32
+    """What it computes in, and so how far the answers of two machines may lie apart: float32 (or more); float16 (or bfloat16)
+    somewhere; int8 (8 bits or fewer) somewhere. Left out of the canonical form where it is float32."""
 
     def encode(self) -> bytes:
         """The canonical bytes."""
@@ -194,7 +198,8 @@ def _canonical(tree: Any) -> bytes:
 
 
 def _to_json(manifest: Manifest) -> dict[str, Any]:
-    return {
+    precision = {} if manifest.precision == FLOAT32 else {"precision": manifest.precision}
+    return precision | {
         "format": FORMAT,
         "kind": manifest.kind,
         "files": [{"path": f.path, "bytes": f.size, "sha256": f.sha256} for f in manifest.files],
@@ -223,7 +228,11 @@ def _text_to_json(text: TextFrontEnd) -> dict[str, Any]:
 
 def _manifest(tree: Any) -> Manifest:
     wanted = {"format", "kind", "files", "main", "inputs", "outputs", "opset", "text", "license"}
+    if isinstance(tree, dict) and "precision" in tree:
+        wanted.add("precision")
     fields = _object(tree, "the manifest", wanted)
+    if fields.get("precision", FLOAT32) not in PRECISIONS:
+        raise ManifestError("the manifest has a precision that is not known here")
     if fields["format"] != FORMAT:
         raise ManifestError("the manifest has a format that is not known here")
     if fields["kind"] not in (TENSOR, EMBEDDING):
@@ -242,6 +251,7 @@ def _manifest(tree: Any) -> Manifest:
         ),
         text=None if fields["text"] is None else _front_end(fields["text"]),
         license=_text(fields["license"], "license", _LICENSE_CHARS_MAX),
+        precision=fields.get("precision", FLOAT32),
     )
 
 

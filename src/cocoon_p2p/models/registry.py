@@ -192,6 +192,7 @@ class ModelRegistry:
             opset=facts.opset,
             text=text,
             license=license_name,
+            precision=facts.precision,
         )
         return _checked(manifest, main)
 

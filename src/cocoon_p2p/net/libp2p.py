@@ -15,8 +15,9 @@ import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from cocoon_p2p.errors import ConfigError
+from cocoon_p2p.errors import ConfigError, TransportError
 from cocoon_p2p.ids import PeerId, peer_id_from_public_key
+from cocoon_p2p.limits import DIAL_TIMEOUT_S
 from cocoon_p2p.net.addresses import Address, parse_address, parse_dialable
 from cocoon_p2p.net.bulk.attach import attach_data_sockets
 from cocoon_p2p.net.dht.dht import Dht
@@ -40,7 +41,7 @@ from cocoon_p2p.net.reach.relay_client import RelayClient
 from cocoon_p2p.net.reach.relay_server import RelayServer
 from cocoon_p2p.net.reach.seeking import Seeker
 from cocoon_p2p.net.reach.upnp import PortMapper
-from cocoon_p2p.net.supervisor import Counters, open_service_nursery, run_guarded
+from cocoon_p2p.net.supervisor import Counters, deadline, open_service_nursery, run_guarded
 from cocoon_p2p.net.switch.links import Link
 from cocoon_p2p.net.switch.streams import Streams
 from cocoon_p2p.net.switch.switch import Switch
@@ -185,6 +186,13 @@ class Libp2pNetwork:
 
     async def disconnect(self, peer: PeerId) -> None:
         await self._switch.disconnect(peer)
+
+    async def try_dial(self, peer: PeerId, address: str) -> None:
+        targets = parse_dialable([address])
+        if not targets:
+            raise TransportError("not an address that this node can dial", outcome_known=True)
+        with deadline(DIAL_TIMEOUT_S, "dialling"):
+            await self._switch.try_dial(peer, targets[0])
 
     def peers(self) -> tuple[ConnectedPeer, ...]:
         return tuple(

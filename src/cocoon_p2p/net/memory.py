@@ -11,6 +11,7 @@ them; gossip reaches every reachable subscriber or, by `loss`, doesn't.
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -56,6 +57,8 @@ from cocoon_p2p.net.supervisor import Counters, call_guarded, open_service_nurse
 
 _LOOKUP_HOPS = 3
 """Round trips of a DHT lookup; a simulated network of a thousand needs no more."""
+_PROVIDER_BYTES = 128
+"""A provider record with its peer id and addresses, as Kademlia sends it."""
 _RETRANSMISSION_S = 0.2
 """What a lost packet costs a stream: TCP's least retransmission timeout."""
 
@@ -69,6 +72,10 @@ class MemoryHub:
         self.loss = loss
         self.nodes: dict[PeerId, MemoryNetwork] = {}
         self.by_address: dict[str, MemoryNetwork] = {}
+        self.traffic: Counter[str] = Counter()
+        """Bytes that nodes have received, by what for: "gossip" (each message once for each subscriber, without the
+        copies that a real mesh sends), "dht" (records and provider records at those who keep them, and answers), and the
+        name of each stream protocol."""
         self._sides: dict[PeerId, int] = {}
         self._frozen: set[PeerId] = set()
         self._changed = trio.Event()
@@ -108,6 +115,9 @@ class MemoryHub:
         """Nothing passes between the given sides (and the nodes named in none). Connections across are held, and break
         when keep-alive gives them up; `heal` before that, and they go on."""
         self._change({peer: side for side, peers in enumerate(sides, 1) for peer in peers}, self._frozen)
+
+    def count(self, what: str, size: int) -> None:
+        self.traffic[what] += size
 
     def heal(self) -> None:
         self._change({}, set())
@@ -198,6 +208,12 @@ class MemoryNetwork:
     async def disconnect(self, peer: PeerId) -> None:
         await trio.lowlevel.checkpoint()
         self._cut(peer)
+
+    async def try_dial(self, peer: PeerId, address: str) -> None:
+        await trio.sleep(2 * self._delay_s())
+        node = self.hub.by_address.get(address)
+        if node is None or node.peer_id != peer or not self.hub.reachable(self.peer_id, peer):
+            raise TransportError("Connection refused", outcome_known=True, code="UNREACHABLE")
 
     def peers(self) -> tuple[ConnectedPeer, ...]:
         return tuple(
@@ -346,6 +362,7 @@ class MemoryNetwork:
         if handler is None:
             raise TransportError(f"the peer does not speak {protocol}", outcome_known=True, code="UNKNOWN_PROTOCOL")
         near, far = open_pipe(connection, self._delay_s, partial(self.hub.reachable, self.peer_id, peer))
+        near.count = far.count = partial(self.hub.count, protocol)
         inbound = FramedStream(self.peer_id, protocol, far)
         other._nursery.start_soon(run_handler, handler, inbound, other._counters)
         return FramedStream(peer, protocol, near)
@@ -360,6 +377,7 @@ class MemoryNetwork:
             raise LocalProtocolError(f"this record is not valid: {error}") from error
         taken = 0
         for node in await self._nearest(key.encode()):
+            self.hub.traffic["dht"] += len(key) + len(value)
             try:
                 taken += bool(node.records.put(key, value, trio.current_time()))
             except RemoteProtocolError:
@@ -374,6 +392,7 @@ class MemoryNetwork:
         for node in [*await self._nearest(key.encode()), self]:
             value = node.records.get(key, now)
             if value is not None:
+                self.hub.traffic["dht"] += len(value)
                 best = call_guarded("dht_record", partial(self.records.better, key, best, value), best, self._counters)
         return best
 
@@ -381,6 +400,7 @@ class MemoryNetwork:
         self._check_alive()
         nodes = await self._nearest(content_id)
         for node in [*nodes, self]:
+            self.hub.traffic["dht"] += _PROVIDER_BYTES
             node.providers.add(content_id, self.peer_id, trio.current_time())
         if not nodes:
             raise TransportError("nobody took the provider record", outcome_known=True, code="NOBODY")
@@ -389,7 +409,9 @@ class MemoryNetwork:
         self._check_alive()
         found: dict[PeerId, None] = {}
         for node in [*await self._nearest(content_id), self]:
-            found |= dict.fromkeys(node.providers.get(content_id, trio.current_time()))
+            there = node.providers.get(content_id, trio.current_time())
+            self.hub.traffic["dht"] += _PROVIDER_BYTES * len(there)
+            found |= dict.fromkeys(there)
         found.pop(self.peer_id, None)
         providers = list(found)[: min(count, DHT_PROVIDERS_MAX)]
         for peer in providers:
@@ -420,8 +442,10 @@ class MemoryNetwork:
         await trio.lowlevel.checkpoint()
         if not self._connections:
             return
+        self._counters["gossip_published"] += 1
         for node in self.hub.nodes.values():
             if node is not self and topic in node.topics and not self._is_lost():
+                self.hub.traffic["gossip"] += len(data)
                 node._nursery.start_soon(node._hear, self.peer_id, topic, bytes(data), 2 * self._delay_s())
 
     @asynccontextmanager
@@ -443,6 +467,7 @@ class MemoryNetwork:
         await trio.sleep(delay_s)  # two hops of the mesh
         if not self.hub.reachable(self.peer_id, author) or self.is_banned(author):
             return
+        self._counters["gossip_received"] += 1
         for validator, feed in self.topics.get(topic, ()):
             if call_guarded("gossip_validator", partial(validator, author, data), False, self._counters):
                 feed.publish((author, data))

@@ -69,6 +69,8 @@ class MemoryPipe:
         self._in = incoming
         self._delay_s = delay_s
         self._is_reachable = is_reachable
+        self.count: Callable[[int], None] = lambda size: None
+        """Told of the bytes of each write."""
         connection.streams += 1
         connection.pipes.add(self)
 
@@ -85,6 +87,7 @@ class MemoryPipe:
         out.last_arrival = max(out.last_arrival, trio.current_time() + self._delay_s())
         out.pieces.append((out.last_arrival, data))
         out.size += len(data)
+        self.count(len(data))
         out.changed()
 
     async def read(self, bytes_max: int) -> bytes:

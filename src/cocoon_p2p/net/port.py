@@ -196,6 +196,10 @@ class Network(Protocol):
 
     async def disconnect(self, peer: PeerId) -> None: ...
 
+    async def try_dial(self, peer: PeerId, address: str) -> None:
+        """Whether `peer` answers at this one address: a new connection, used by nobody and dropped at once. Raises
+        TransportError, within limits.DIAL_TIMEOUT_S."""
+
     def peers(self) -> tuple[ConnectedPeer, ...]: ...
 
     async def ping(self, peer: PeerId) -> float:

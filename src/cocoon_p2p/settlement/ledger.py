@@ -26,7 +26,7 @@ _RESERVATION = "role, job_id, other, channel, amount, state, price"
 _SAVE_CHANNEL = f"REPLACE INTO channels ({_CHANNEL}) VALUES ({','.join('?' * 17)})"
 _SAVE_RESERVATION = (
     f"INSERT INTO reservations ({_RESERVATION}) VALUES (?,?,?,?,?,?,?) "
-    "ON CONFLICT (role, job_id) DO UPDATE SET other=excluded.other, channel=excluded.channel, amount=excluded.amount, "
+    "ON CONFLICT (role, job_id, other) DO UPDATE SET channel=excluded.channel, amount=excluded.amount, "
     "state=excluded.state, price=excluded.price"
 )
 _PRUNE_EVERY = 256
@@ -73,6 +73,8 @@ class Channel:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
+    """One for each job and peer: a payer may give one job to several payees."""
+
     role: Role
     job_id: JobId
     other: PeerId
@@ -184,8 +186,13 @@ class Ledger:
             ),
         )
 
-    def reservation(self, role: Role, job_id: JobId) -> Reservation | None:
-        row = self._database.one(f"SELECT {_RESERVATION} FROM reservations WHERE role=? AND job_id=?", (role, job_id))
+    def reservation(self, role: Role, job_id: JobId, other: PeerId | None = None) -> Reservation | None:
+        """With this peer, or the newest with anybody."""
+        row = self._database.one(
+            f"SELECT {_RESERVATION} FROM reservations WHERE role=? AND job_id=? AND other=coalesce(?, other) "
+            "ORDER BY number DESC LIMIT 1",
+            (role, job_id, other),
+        )
         return _reservation_of(row) if row else None
 
     def save_reservation(self, reservation: Reservation) -> None:

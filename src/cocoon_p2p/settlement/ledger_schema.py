@@ -56,5 +56,24 @@ LEDGER_SCHEMA = Schema(
             ) STRICT""",
             "CREATE INDEX reservations_open ON reservations (number) WHERE state = 'reserved'",
         ),
+        # one job may be given to several payees
+        (
+            "DROP INDEX reservations_open",
+            "ALTER TABLE reservations RENAME TO reservations_before",
+            """CREATE TABLE reservations (
+                number INTEGER PRIMARY KEY,
+                role TEXT NOT NULL,
+                job_id BLOB NOT NULL,
+                other TEXT NOT NULL,
+                channel BLOB NOT NULL,
+                amount INTEGER NOT NULL CHECK (amount >= 0),
+                state TEXT NOT NULL,
+                price INTEGER NOT NULL CHECK (price BETWEEN 0 AND amount),
+                UNIQUE (role, job_id, other)
+            ) STRICT""",
+            "INSERT INTO reservations SELECT * FROM reservations_before",
+            "DROP TABLE reservations_before",
+            "CREATE INDEX reservations_open ON reservations (number) WHERE state = 'reserved'",
+        ),
     ),
 )

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from cocoon_p2p.errors import ConfigError, SettlementError
 from cocoon_p2p.ids import JobId, PeerId
@@ -22,7 +21,7 @@ from cocoon_p2p.settlement.ledger import Channel, Ledger
 from cocoon_p2p.settlement.ledger_schema import LEDGER_SCHEMA
 from cocoon_p2p.settlement.payee import Payee
 from cocoon_p2p.settlement.payer import Payer
-from cocoon_p2p.settlement.port import Balance, ChannelStatus, ReservationEnd
+from cocoon_p2p.settlement.port import Balance, ChannelStatus, OpenReservation, ReservationEnd
 from cocoon_p2p.store.database import open_database
 from cocoon_p2p.store.flushing import Flusher
 from cocoon_p2p.units import LOCAL_NETWORK_ID
@@ -45,13 +44,13 @@ class LocalSettlement:
         """See the port. b"" for a job that costs nothing."""
         return self._payer.reserve(payee, job_id, max_total)
 
-    async def paid(self, job_id: JobId, price: int) -> None:
+    async def paid(self, job_id: JobId, price: int, *, payee: PeerId | None = None) -> None:
         """See the port. Also raises codes JOB_UNKNOWN, JOB_ENDED (paid otherwise, or released before) and PRICE."""
-        self._payer.paid(job_id, price)
+        self._payer.paid(job_id, price, payee)
 
-    async def end_reservation(self, job_id: JobId, end: ReservationEnd) -> None:
+    async def end_reservation(self, job_id: JobId, end: ReservationEnd, *, payee: PeerId | None = None) -> None:
         """See the port. A job that is not known, or was paid, is left as it is; "unknown" may become "released"."""
-        self._payer.end_reservation(job_id, end)
+        self._payer.end_reservation(job_id, end, payee)
 
     async def accept_payment(self, payer: PeerId, job_id: JobId, payment: bytes, max_total: int) -> None:
         """See the port. RemoteProtocolError: MALFORMED, BOUND, UNKNOWN_TAG, CHANNEL_SIGNATURE, VOUCHER_SIGNATURE,
@@ -69,8 +68,11 @@ class LocalSettlement:
     async def release(self, job_id: JobId) -> None:
         self._payee.release(job_id)
 
-    async def open_reservations(self) -> Sequence[tuple[JobId, Literal["payer", "payee"]]]:
-        return tuple((reservation.job_id, reservation.role) for reservation in self._ledger.open_reservations())
+    async def refund(self, job_id: JobId) -> None:
+        self._payee.refund(job_id)
+
+    async def open_reservations(self) -> Sequence[OpenReservation]:
+        return tuple(OpenReservation(each.job_id, each.role, each.other) for each in self._ledger.open_reservations())
 
     async def claim(self, channel: bytes) -> int:
         """See the port. 0 when there is nothing new to claim."""

@@ -32,7 +32,8 @@ class Payee:
             if known is not None:
                 if (known.other, known.amount, known.state) == (payer, max_total, "reserved"):
                     return
-                raise RemoteProtocolError("this job id was used before", code="REPLAY")
+                if (known.other, known.state) != (payer, "released"):  # a job that failed may come again
+                    raise RemoteProtocolError("this job id was used before", code="REPLAY")
             if not payment and max_total == 0:
                 self._ledger.save_reservation(Reservation("payee", job_id, payer, NO_CHANNEL, 0))
                 return
@@ -76,6 +77,20 @@ class Payee:
                 return
             self._ledger.save_reservation(replace(reservation, state="released"))
             self._free(reservation, earned=0)
+
+    def refund(self, job_id: JobId) -> None:
+        with self._ledger.transaction():
+            reservation = self._ledger.reservation("payee", job_id)
+            if reservation is None or reservation.state != "settled":
+                self.release(job_id)
+                return
+            self._ledger.save_reservation(replace(reservation, state="released", price=0))
+            channel = self._ledger.channel("payee", reservation.channel)
+            if channel is None or channel.state.closed:
+                return  # it cost nothing; or it was paid out as it was counted then
+            # More may have been claimed than is earned now: the payer's credit grows all the same, and the next claim waits.
+            self._ledger.save_channel(replace(channel, settled=channel.settled - reservation.price))
+            self._ledger.change_wallet(earned=-reservation.price)
 
     def _free(self, reservation: Reservation, *, earned: int) -> None:
         channel = self._ledger.channel("payee", reservation.channel)

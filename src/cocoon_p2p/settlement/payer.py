@@ -47,16 +47,16 @@ class Payer:
         # Whether the payee has a channel's opening is known when a job that carried it was paid, and forgotten when a
         # job failed, since it may have failed for lack of the opening. So it need not survive a restart.
         self._opening_known: dict[bytes, bytes] = {}
-        self._opening_sent: dict[JobId, bytes] = {}
+        self._opening_sent: dict[tuple[JobId, PeerId], bytes] = {}
         self._failures: dict[bytes, int] = {}
 
     def reserve(self, payee: PeerId, job_id: JobId, max_total: int) -> bytes:
         if not 0 <= max_total <= AMOUNT_NANOGRAM_MAX:
             raise SettlementError(f"{max_total} nanogram cannot be set aside", code="AMOUNT")
         with self._ledger.transaction():
-            known = self._ledger.reservation("payer", job_id)
-            if known is not None and known.state != "released":  # a released one may be tried with another payee
-                return self._repeated(known, payee, max_total)
+            known = self._ledger.reservation("payer", job_id, payee)
+            if known is not None and known.state != "released":  # a released one may be tried again
+                return self._repeated(known, max_total)
             if max_total == 0:
                 self._ledger.save_reservation(Reservation("payer", job_id, payee, NO_CHANNEL, 0))
                 return b""
@@ -70,9 +70,9 @@ class Payer:
             self._ledger.save_reservation(Reservation("payer", job_id, payee, channel.channel, max_total))
         return self._payment(channel, job_id)
 
-    def paid(self, job_id: JobId, price: int) -> None:
+    def paid(self, job_id: JobId, price: int, payee: PeerId | None) -> None:
         with self._ledger.transaction():
-            reservation = self._ledger.reservation("payer", job_id)
+            reservation = self._ledger.reservation("payer", job_id, payee)
             if reservation is None:
                 raise SettlementError("nothing was set aside for this job", code="JOB_UNKNOWN")
             if reservation.state == "settled" and reservation.price == price:
@@ -89,13 +89,13 @@ class Payer:
             else:
                 self._settle(reservation, freed=0, spent=price - reservation.amount)
         self._failures.pop(reservation.channel, None)
-        opening = self._opening_sent.pop(job_id, None)
+        opening = self._opening_sent.pop((job_id, reservation.other), None)
         if opening is not None:
             self._opening_known[reservation.channel] = opening
 
-    def end_reservation(self, job_id: JobId, end: ReservationEnd) -> None:
+    def end_reservation(self, job_id: JobId, end: ReservationEnd, payee: PeerId | None) -> None:
         with self._ledger.transaction():
-            reservation = self._ledger.reservation("payer", job_id)
+            reservation = self._ledger.reservation("payer", job_id, payee)
             kept_as: ReservationState = "unknown" if end == "unknown" else "released"
             if reservation is None or reservation.state in ("settled", "released", kept_as):
                 return
@@ -108,11 +108,12 @@ class Payer:
                 self._count_failure(reservation)
             elif end == "refused":
                 self._leave(reservation)
-        self._opening_sent.pop(job_id, None)
-        self._opening_known.pop(reservation.channel, None)
+        self._opening_sent.pop((job_id, reservation.other), None)
+        if end != "cancelled":
+            self._opening_known.pop(reservation.channel, None)
 
-    def _repeated(self, known: Reservation, payee: PeerId, max_total: int) -> bytes:
-        if (known.other, known.amount, known.state) != (payee, max_total, "reserved"):
+    def _repeated(self, known: Reservation, max_total: int) -> bytes:
+        if (known.amount, known.state) != (max_total, "reserved"):
             raise SettlementError("this job id was used for another reservation", code="JOB_ENDED")
         channel = self._ledger.channel("payer", known.channel)
         return self._payment(channel, known.job_id) if channel is not None else b""
@@ -121,7 +122,7 @@ class Payer:
         """The newest voucher always goes along: the payee may not have got the one before."""
         opening = b""
         if self._opening_known.get(channel.channel) != channel.opening:
-            opening = self._opening_sent[job_id] = channel.opening
+            opening = self._opening_sent[job_id, channel.other] = channel.opening
         voucher = Voucher(channel.cumulative, channel.signature).encode()
         return Payment(channel.channel, opening, voucher).encode()
 

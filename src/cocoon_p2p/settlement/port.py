@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 
 from cocoon_p2p.ids import JobId, PeerId
 
-ReservationEnd = Literal["released", "refused", "unknown"]
+ReservationEnd = Literal["released", "refused", "unknown", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,16 @@ class Balance:
     claimed: int
 
 
+@dataclass(frozen=True, slots=True)
+class OpenReservation:
+    """Set aside for a job that has not ended."""
+
+    job_id: JobId
+    role: Literal["payer", "payee"]
+    """Ours."""
+    other: PeerId
+
+
 class Settlement(Protocol):
     @property
     def network_id(self) -> int:
@@ -60,17 +70,19 @@ class Settlement(Protocol):
         """Set `max_total` aside for a job, opening or topping up the channel when needed, and return the payment (the
         bytes of voucher/1 §4) that entitles the payee to it. Code BALANCE when the wallet has too little."""
 
-    async def paid(self, job_id: JobId, price: int) -> None:
-        """The job's receipt is verified: `price` (at most its reservation) was spent. Idempotent."""
+    async def paid(self, job_id: JobId, price: int, *, payee: PeerId | None = None) -> None:
+        """The job's receipt is verified: `price` (at most its reservation) was spent. Idempotent. `payee` is needed where
+        one job was given to several; without it the last one that was reserved for is meant."""
 
-    async def end_reservation(self, job_id: JobId, end: ReservationEnd) -> None:
-        """ "released": the payee cannot have earned it, so the credit serves the next job. "refused": likewise, and the payee
-        counts otherwise than we do (one of us lost a file), so the next job opens a new channel. "unknown": the payee may
-        have earned it; it is counted as spent until a receipt, or "released", says otherwise. Idempotent."""
+    async def end_reservation(self, job_id: JobId, end: ReservationEnd, *, payee: PeerId | None = None) -> None:
+        """ "released": the payee cannot have earned it, so the credit serves the next job. "cancelled": likewise, because we
+        wanted it so; it says nothing against the channel. "refused": likewise, and the payee counts otherwise than we do
+        (one of us lost a file), so the next job opens a new channel. "unknown": the payee may have earned it; it is counted
+        as spent until a receipt, or "released", says otherwise. Idempotent. `payee` as in `paid`."""
 
     # --- as a payee ---
     async def accept_payment(self, payer: PeerId, job_id: JobId, payment: bytes, max_total: int) -> None:
-        """Verify and keep a payment, and reserve `max_total` of the payer's credit. Raises RemoteProtocolError for what
+        """Verify and keep a payment, and reserve `max_total` of the payer's credit; for a job that failed before, anew. Raises RemoteProtocolError for what
         an honest payer never sends (bad signature, stale or foreign voucher), SettlementError(code="CREDIT", with the
         cumulative amount needed in `needed`) when the credit does not cover the job."""
 
@@ -82,10 +94,15 @@ class Settlement(Protocol):
         """The job is done and its receipt signed: `price` of its reservation is ours. Idempotent."""
 
     async def release(self, job_id: JobId) -> None:
-        """The job failed: the payer's credit is free again. Idempotent."""
+        """The job failed: the payer's credit is free again. What was earned stays earned. Idempotent."""
+
+    async def refund(self, job_id: JobId) -> None:
+        """The job is not owed after all: what was earned with it is the payer's credit again, as if it had failed.
+        Idempotent. What was claimed meanwhile pays for the payer's next jobs on the channel; from a closed channel, which
+        has been paid out, nothing comes back."""
 
     # --- both ---
-    async def open_reservations(self) -> Sequence[tuple[JobId, Literal["payer", "payee"]]]:
+    async def open_reservations(self) -> Sequence[OpenReservation]:
         """What was reserved and not ended, after a crash for instance."""
 
     async def claim(self, channel: bytes) -> int:

@@ -1,4 +1,4 @@
-"""Durable state of a node in one SQLite file: jobs, receipts, peers, numbers.
+"""Durable state of a node in one SQLite file: jobs, receipts, peers, what we know of them, numbers.
 
 `kill -9` at any point loses nothing that a call has returned for; a power cut may lose the last moments, and leaves the file
 whole (`store.database`). Calls are synchronous and quick.
@@ -10,7 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from cocoon_p2p.errors import StoreError
+from cocoon_p2p.store.considerations import ConsiderationRecord, Considerations
 from cocoon_p2p.store.database import Database, Transaction, open_database
+from cocoon_p2p.store.experiences import ExperienceRecord, Experiences
 from cocoon_p2p.store.jobs import JobRecord, JobRole, Jobs, JobState
 from cocoon_p2p.store.known_peers import KnownPeer, KnownPeers
 from cocoon_p2p.store.peers import PeerRecord, Peers
@@ -19,6 +21,10 @@ from cocoon_p2p.store.schema import STORE_SCHEMA
 from cocoon_p2p.store.values import Values
 
 __all__ = [
+    "ConsiderationRecord",
+    "Considerations",
+    "ExperienceRecord",
+    "Experiences",
     "JobRecord",
     "JobRole",
     "JobState",
@@ -45,6 +51,8 @@ class Store:
         self.receipts = Receipts(database)
         self.peers = Peers(database)
         self.known_peers = KnownPeers(database)
+        self.experiences = Experiences(database)
+        self.considerations = Considerations(database)
         self.values = Values(database)
 
     def transaction(self) -> Transaction:

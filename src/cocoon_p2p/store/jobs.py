@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from cocoon_p2p.ids import JobId, ModelId, PeerId, Tier
-from cocoon_p2p.limits import API_LIST_ROWS_MAX, DETAIL_CHARS_MAX, JOBS_KEPT_MAX, OUTCOMES_COUNTED_MAX
+from cocoon_p2p.limits import API_LIST_ROWS_MAX, DETAIL_CHARS_MAX, JOBS_KEPT_MAX
 from cocoon_p2p.store.database import Database, Row
 
 JobRole = Literal["client", "provider"]
@@ -16,12 +16,15 @@ JobState = Literal["running", "done", "failed", "unknown"]
 _COLUMNS = (
     "job_id, role, model_id, model_name, peer_id, tier, state, price, items, created_at_ms, finished_at_ms, error"
 )
+_ONE = (
+    "SELECT {columns} FROM jobs WHERE job_id=? AND role=? AND peer_id=coalesce(?, peer_id) ORDER BY number DESC LIMIT 1"
+)
 _PRUNE_EVERY = 256
 
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
-    """One job in one role. `price` is nanogram, times are Unix milliseconds, `error` is "" unless it failed."""
+    """One job in one role with one peer: as a client we may give it to several. `price` is nanogram, times are Unix milliseconds, `error` is "" unless it failed."""
 
     job_id: JobId
     role: JobRole
@@ -47,7 +50,7 @@ class Jobs:
         self._inserted = 0
 
     def insert(self, record: JobRecord) -> bool:
-        """Remember a new job. False, and nothing is changed, when this job id is known in this role."""
+        """Remember a new job. False, and nothing is changed, when this job id is known in this role with this peer."""
         with self._database.transaction():
             added = self._database.execute(
                 f"INSERT OR IGNORE INTO jobs ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
@@ -64,24 +67,24 @@ class Jobs:
         role: JobRole,
         state: JobState,
         *,
-        finished_at_ms: int,
+        finished_at_ms: int | None,
         price: int = 0,
         items: int | None = None,
         error: str = "",
+        peer: PeerId | None = None,
     ) -> bool:
-        """Write down how a job ended. False when there is no such job."""
+        """Write down how a job ended, with this peer or with the last one it was given to. False when there is no such job.
+        Without `finished_at_ms` it is not over yet: what is left to do is done after a crash, too (`unfinished`)."""
         changed = self._database.execute(
-            "UPDATE jobs SET state=?, price=?, items=coalesce(?, items), finished_at_ms=?, error=? "
-            "WHERE job_id=? AND role=?",
-            (state, price, items, finished_at_ms, error[:DETAIL_CHARS_MAX], job_id, role),
+            "UPDATE jobs SET state=?, price=?, items=coalesce(?, items), finished_at_ms=?, error=? WHERE number="
+            f"({_ONE.format(columns='number')})",
+            (state, price, items, finished_at_ms, error[:DETAIL_CHARS_MAX], job_id, role, peer),
         )
         return changed == 1
 
-    def get(self, job_id: JobId, role: JobRole) -> JobRecord | None:
-        row = self._database.one(
-            f"SELECT {_COLUMNS} FROM jobs WHERE job_id=? AND role=?",
-            (job_id, role),
-        )
+    def get(self, job_id: JobId, role: JobRole, *, peer: PeerId | None = None) -> JobRecord | None:
+        """With this peer, or with the last one that it was given to."""
+        row = self._database.one(_ONE.format(columns=_COLUMNS), (job_id, role, peer))
         return _record_of(row) if row else None
 
     def newest(self, limit: int = 100) -> list[JobRecord]:
@@ -105,15 +108,14 @@ class Jobs:
         )
         return tuple(JobId(cast(bytes, row[0])) for row in rows)
 
-    def outcomes(self, provider: PeerId) -> tuple[int, int]:
-        """(done, failed) of the last `limits.OUTCOMES_COUNTED_MAX` jobs that this provider had from us."""
-        row = self._database.one(
-            "SELECT count(*) FILTER (WHERE state='done'), count(*) FILTER (WHERE state IN ('failed','unknown')) "
-            "FROM (SELECT state FROM jobs WHERE peer_id=? AND role='client' ORDER BY number DESC LIMIT ?)",
-            (provider, OUTCOMES_COUNTED_MAX),
+    def last_ended(self, client: PeerId, limit: int) -> list[JobRecord]:
+        """As a provider: the last jobs of this client that are over, oldest first."""
+        rows = self._database.all(
+            f"SELECT {_COLUMNS} FROM jobs WHERE peer_id=? AND role='provider' AND finished_at_ms IS NOT NULL "
+            "ORDER BY number DESC LIMIT ?",
+            (client, max(limit, 0)),
         )
-        assert row is not None
-        return cast(int, row[0]), cast(int, row[1])
+        return [_record_of(row) for row in reversed(rows)]
 
     def prune(self) -> int:
         """Forget the oldest finished jobs beyond the bound; how many. `insert` does it now and then by itself."""

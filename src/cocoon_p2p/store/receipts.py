@@ -47,32 +47,56 @@ class Receipts:
 
     def put(self, record: ReceiptRecord) -> bool:
         """Keep a receipt. Idempotent: the same one again changes nothing but adds a client's signature that was missing.
-        False, and nothing is changed, when another body is kept for this job in this role."""
+        False, and nothing is changed, when another body is kept for this job in this role with this peer."""
         database = self._database
         with database.transaction():
-            kept = database.one("SELECT body FROM receipts WHERE job_id=? AND role=?", (record.job_id, record.role))
+            kept = database.one(
+                "SELECT body FROM receipts WHERE job_id=? AND role=? AND peer_id=?",
+                (record.job_id, record.role, record.peer_id),
+            )
             if kept is None:
                 self._add(record)
                 return True
             if kept[0] != record.body:
                 return False
             if record.client_signature:
-                self.acknowledge(record.job_id, record.client_signature, role=record.role)
+                self.acknowledge(record.job_id, record.client_signature, role=record.role, peer=record.peer_id)
             return True
 
-    def acknowledge(self, job_id: JobId, client_signature: bytes, *, role: ReceiptRole = "provider") -> bool:
+    def acknowledge(
+        self, job_id: JobId, client_signature: bytes, *, role: ReceiptRole = "provider", peer: PeerId | None = None
+    ) -> bool:
         """Add the client's (verified) signature; the first one stays. False when there is no such receipt."""
         with self._database.transaction():
-            self._database.execute(
-                "UPDATE receipts SET client_signature=? WHERE job_id=? AND role=? AND client_signature=x''",
-                (client_signature, job_id, role),
+            kept = self._database.one(
+                "SELECT number FROM receipts WHERE job_id=? AND role=? AND peer_id=coalesce(?, peer_id)",
+                (job_id, role, peer),
             )
-            return self._database.one("SELECT 1 FROM receipts WHERE job_id=? AND role=?", (job_id, role)) is not None
+            if kept is not None:
+                self._database.execute(
+                    "UPDATE receipts SET client_signature=? WHERE number=? AND client_signature=x''",
+                    (client_signature, kept[0]),
+                )
+            return kept is not None
 
-    def by_job(self, job_id: JobId, *, role: ReceiptRole | None = None) -> ReceiptRecord | None:
+    def take_back(self, job_id: JobId, client: PeerId) -> bool:
+        """As a provider: forget a receipt that this client has not signed. False when there is none such."""
+        return (
+            self._database.execute(
+                "DELETE FROM receipts WHERE job_id=? AND role='provider' AND peer_id=? AND client_signature=x''",
+                (job_id, client),
+            )
+            == 1
+        )
+
+    def by_job(
+        self, job_id: JobId, *, role: ReceiptRole | None = None, peer: PeerId | None = None
+    ) -> ReceiptRecord | None:
+        """In this role, with this peer; where these are not said, the newest there is (our own as a client first)."""
         row = self._database.one(
-            f"SELECT {_COLUMNS} FROM receipts WHERE job_id=? AND role=coalesce(?, role) ORDER BY role LIMIT 1",
-            (job_id, role),
+            f"SELECT {_COLUMNS} FROM receipts WHERE job_id=? AND role=coalesce(?, role) AND peer_id=coalesce(?, peer_id) "
+            "ORDER BY role, number DESC LIMIT 1",
+            (job_id, role, peer),
         )
         return _record_of(row) if row else None
 

@@ -61,5 +61,65 @@ STORE_SCHEMA = Schema(
                 PRIMARY KEY (network, peer_id)
             ) STRICT, WITHOUT ROWID""",
         ),
+        (
+            """CREATE TABLE experiences (
+                peer_id TEXT NOT NULL,
+                model_id TEXT NOT NULL,
+                good REAL NOT NULL,
+                bad REAL NOT NULL,
+                at_ms INTEGER NOT NULL,
+                tries INTEGER NOT NULL,
+                overhead_ms REAL,
+                item_us REAL,
+                PRIMARY KEY (peer_id, model_id)
+            ) STRICT, WITHOUT ROWID""",
+            """CREATE TABLE considerations (
+                number INTEGER PRIMARY KEY,
+                wish TEXT NOT NULL UNIQUE,
+                body TEXT NOT NULL
+            ) STRICT""",
+        ),
+        # one job may be given to several peers
+        (
+            "ALTER TABLE jobs RENAME TO jobs_before",
+            """CREATE TABLE jobs (
+                number INTEGER PRIMARY KEY,
+                job_id BLOB NOT NULL,
+                role TEXT NOT NULL,
+                model_id TEXT NOT NULL,
+                model_name TEXT NOT NULL,
+                peer_id TEXT NOT NULL,
+                tier INTEGER NOT NULL,
+                state TEXT NOT NULL,
+                price INTEGER NOT NULL,
+                items INTEGER NOT NULL,
+                created_at_ms INTEGER NOT NULL,
+                finished_at_ms INTEGER,
+                error TEXT NOT NULL,
+                UNIQUE (job_id, role, peer_id)
+            ) STRICT""",
+            "INSERT INTO jobs SELECT * FROM jobs_before",
+            "DROP TABLE jobs_before",
+            "CREATE INDEX jobs_of_peer ON jobs (peer_id, role, number)",
+            "ALTER TABLE receipts RENAME TO receipts_before",
+            """CREATE TABLE receipts (
+                number INTEGER PRIMARY KEY,
+                job_id BLOB NOT NULL,
+                role TEXT NOT NULL,
+                peer_id TEXT NOT NULL,
+                model_id TEXT NOT NULL,
+                price INTEGER NOT NULL,
+                items INTEGER NOT NULL,
+                finished_at_ms INTEGER NOT NULL,
+                body BLOB NOT NULL,
+                provider_signature BLOB NOT NULL,
+                client_signature BLOB NOT NULL,
+                UNIQUE (job_id, role, peer_id)
+            ) STRICT""",
+            "INSERT INTO receipts SELECT * FROM receipts_before",
+            "DROP TABLE receipts_before",
+            """CREATE INDEX receipts_unacknowledged ON receipts (peer_id, number)
+                WHERE role = 'provider' AND client_signature = x''""",
+        ),
     ),
 )

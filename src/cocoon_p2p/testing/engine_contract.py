@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from cocoon_p2p.errors import ExecutionError
 from cocoon_p2p.execution.arrays import to_arrays, to_payload
 from cocoon_p2p.execution.port import Engine, ExecutionResult, InputBuffer
+from cocoon_p2p.limits import RATE_WINDOW_S
 from cocoon_p2p.models.inspection import inspect_onnx
 from cocoon_p2p.models.registry import InstalledModel, ModelRegistry
 from cocoon_p2p.tensors import Payload, Tensor, decode_payload, payload_bytes, string_tensor, write_payload
@@ -186,6 +187,8 @@ class EngineContract:
             error = await refusal_of(lambda: engine.run(model.model_id, buffer_of(engine, rows), items_max=2))
             assert error.code == "ITEMS"
             assert engine.models()[0].jobs_done == 1
+            assert engine.models()[0].items_done == 3
+            assert engine.models()[0].best_items_s == 3 / RATE_WINDOW_S
             assert engine.models()[0].item_s is not None
 
     async def test_a_failed_run_harms_no_other(self, tmp_path: Path) -> None:

@@ -121,6 +121,19 @@ class Connections:
                 assert all(address in str(caught.value) for address in addresses)
                 assert caught.value.outcome_known
 
+    async def test_a_dial_at_one_address_alone(self, harness: NetworkHarness) -> None:
+        with trio.fail_after(PATIENCE_S):
+            async with harness.open(1) as server, harness.open(2) as client, harness.open(3) as absent:
+                await client.try_dial(server.peer_id, server.addresses()[0])
+                assert client.peers() == ()
+                for peer, address in (
+                    (server.peer_id, "/ip4/127.0.0.1/tcp/1"),
+                    (absent.peer_id, server.addresses()[0]),
+                    (server.peer_id, "/unix/nonsense"),
+                ):
+                    with pytest.raises(TransportError):
+                        await client.try_dial(peer, address)
+
     async def test_a_peer_without_known_address(self, harness: NetworkHarness) -> None:
         async with harness.open(1) as client, harness.open(2) as stranger:
             with trio.fail_after(PATIENCE_S), pytest.raises(TransportError):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from cocoon_p2p.errors import CocoonError, RemoteProtocolError, SettlementError
 from cocoon_p2p.ids import JobId, PeerId
 from cocoon_p2p.sealing.signing import IdentityKey
-from cocoon_p2p.settlement.port import Balance, ChannelStatus, Settlement
+from cocoon_p2p.settlement.port import Balance, ChannelStatus, OpenReservation, Settlement
 from cocoon_p2p.settlement.vouchers import VoucherSigner
 from cocoon_p2p.wire.voucher import Payment, Voucher, decode_payment, decode_voucher
 
@@ -147,6 +147,83 @@ async def check_released_reservations(pair: SettlementPair) -> None:
     never = new_job()
     await pair.payee.release(never)
     await pair.payer.end_reservation(never, "released")
+
+
+async def check_refunds(pair: SettlementPair) -> None:
+    """What was earned is credit again, whatever came before, and serves the next job."""
+    done, running, never = new_job(), new_job(), new_job()
+    before = held(await pair.payer.balance())
+    for job in (done, running):
+        await pair.pay(job, JOB)
+    await pair.payee.earned(done, JOB - 3)
+    for _ in range(2):
+        for job in (done, running, never):
+            await pair.payee.refund(job)
+        for job in (done, running):
+            await pair.payer.end_reservation(job, "cancelled")
+    status, balance = await pair.channel("payee"), await pair.payee.balance()
+    assert (status.earned, status.reserved, balance.earned) == (0, 0, 0)
+    assert held(await pair.payer.balance()) == before
+    await refused("JOB_ENDED", SettlementError, pair.payee.earned(done, JOB - 3))
+    job = new_job()
+    await pair.pay(job, 2 * JOB)
+    assert (await pair.channel("payee")).cumulative == 2 * JOB, "no new voucher was needed"
+    await pair.settle(job, 2 * JOB)
+    assert (await pair.payee.balance()).earned == 2 * JOB
+
+
+async def check_refunds_after_a_claim(pair: SettlementPair) -> None:
+    """The payee has taken the money out of the channel already: it works for it."""
+    job = new_job()
+    await pair.pay(job, JOB)
+    channel = (await pair.channel("payee")).channel
+    await pair.payee.earned(job, JOB)
+    assert await pair.payee.claim(channel) == JOB
+    await pair.payee.refund(job)
+    await pair.payer.end_reservation(job, "released")
+    assert await pair.payee.claim(channel) == 0
+    job = new_job()
+    await pair.pay(job, JOB)
+    assert (await pair.channel("payee")).cumulative == JOB
+    await pair.settle(job, JOB)
+    assert await pair.payee.claim(channel) == 0
+    assert (await pair.payee.balance()).claimed == JOB == (await pair.payer.balance()).spent
+
+
+async def check_refunds_survive_a_restart(pair: SettlementPair) -> None:
+    job = new_job()
+    await pair.pay(job, JOB)
+    await pair.payee.earned(job, JOB)
+    await pair.payee.refund(job)
+    await pair.restart(pair)
+    assert (await pair.payee.balance()).earned == 0
+    assert list(await pair.payee.open_reservations()) == []
+    await pair.payee.refund(job)
+    assert (await pair.channel("payee")).earned == 0
+
+
+async def check_a_job_that_failed_may_come_again(pair: SettlementPair) -> None:
+    job = new_job()
+    await pair.pay(job, JOB)
+    await pair.payee.release(job)
+    await pair.payer.end_reservation(job, "released")
+    await pair.pay(job, JOB)
+    await pair.settle(job, JOB)
+    assert (await pair.payee.balance()).earned == JOB == (await pair.payer.balance()).spent
+
+
+async def check_one_job_given_to_two(pair: SettlementPair) -> None:
+    """One id stands for one wish, whoever is asked for it."""
+    job, other = new_job(), IdentityKey.generate().peer_id
+    await pair.pay(job, JOB)
+    await pair.payer.reserve(other, job, JOB)
+    await pair.payer.end_reservation(job, "unknown", payee=other)
+    await pair.payee.earned(job, JOB - 1)
+    await pair.payer.paid(job, JOB - 1, payee=pair.payee_id)
+    assert (await pair.payer.balance()).spent == 2 * JOB - 1
+    await pair.payer.end_reservation(job, "released", payee=other)
+    assert (await pair.payer.balance()).spent == JOB - 1
+    assert list(await pair.payer.open_reservations()) == []
 
 
 async def check_unknown_counts_as_spent(pair: SettlementPair) -> None:
@@ -331,8 +408,9 @@ async def check_restarts(pair: SettlementPair) -> None:
     await pair.restart(pair)
     assert [await backend.channels() for backend in (pair.payer, pair.payee)] == before
     assert [await backend.balance() for backend in (pair.payer, pair.payee)] == balances
-    assert list(await pair.payer.open_reservations()) == [(running, "payer")]
-    assert set(await pair.payee.open_reservations()) == {(running, "payee"), (unknown, "payee")}
+    assert list(await pair.payer.open_reservations()) == [OpenReservation(running, "payer", pair.payee_id)]
+    still_open = {OpenReservation(job, "payee", pair.payer_id) for job in (running, unknown)}
+    assert set(await pair.payee.open_reservations()) == still_open
     await pair.settle(running, JOB)
     await pair.settle(unknown, JOB)
     await pair.pay(new_job(), JOB)
@@ -346,6 +424,11 @@ SETTLEMENT_CHECKS: tuple[SettlementCheck, ...] = (
     check_many_jobs_in_any_order,
     check_everything_is_idempotent,
     check_released_reservations,
+    check_refunds,
+    check_refunds_after_a_claim,
+    check_refunds_survive_a_restart,
+    check_a_job_that_failed_may_come_again,
+    check_one_job_given_to_two,
     check_unknown_counts_as_spent,
     check_prices_above_the_reservation,
     check_an_empty_wallet,

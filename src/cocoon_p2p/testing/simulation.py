@@ -29,6 +29,7 @@ from cocoon_p2p.errors import ExecutionError
 from cocoon_p2p.execution.port import Device, Engine, ModelStatus
 from cocoon_p2p.home import Home
 from cocoon_p2p.ids import ModelId
+from cocoon_p2p.machine.port import Machine
 from cocoon_p2p.models.check import check_inputs
 from cocoon_p2p.models.layout import read_manifest
 from cocoon_p2p.models.manifest import Manifest
@@ -172,6 +173,8 @@ class Simulation:
         self._nursery_context = trio.open_nursery()
         self._nursery: trio.Nursery
         self._bootstrap: tuple[str, ...] = ()
+        self._journals: set[str] = set()
+        self._machines: dict[str, Machine] = {}
 
     async def __aenter__(self) -> Simulation:
         self._nursery = await self._nursery_context.__aenter__()
@@ -192,9 +195,16 @@ class Simulation:
         execute_s: float = 0.01,
         wrong_clock_s: float = 0.0,
         config: NodeConfig | None = None,
+        keep_journal: bool = False,
+        machine: Machine | None = None,
     ) -> RunningNode:
         """Start a node; one that serves when `model` (the folder of an installed model) is given. A name that was used
-        before comes back with its old home."""
+        before comes back with its old home. With `keep_journal` it writes down what it hears of the market.
+        `machine` is what its idle rules look at."""
+        if keep_journal:
+            self._journals.add(name)
+        if machine is not None:
+            self._machines[name] = machine
         home = Home(self._folder / name)
         if not home.initialised:
             _write_keys(home, name)
@@ -238,6 +248,8 @@ class Simulation:
             open_engine=lambda _: _already_open(engine),
             clock=clock,
             rng=random.Random(self.rng.random()),
+            keep_journal=name in self._journals,
+            open_machine=lambda _: self._machines[name],
         )
         try:
             with trio.CancelScope() as scope:

@@ -30,8 +30,7 @@ FIRST = LEGS | {"discover": 120.0, "total": 127.9}
 OFFER = {
     "peer_id": PEER,
     "addresses": ["/ip4/127.0.0.1/tcp/4601"],
-    "price_base": 60_000,
-    "price_per_item": 25_000,
+    "prices": {"sealed": {"base_nanogram": 60_000, "per_unit_nanogram": 25_000}},
     "device": "cpu",
 }
 

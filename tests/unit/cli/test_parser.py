@@ -14,6 +14,7 @@ ADDRESS = f"/ip4/127.0.0.1/tcp/4601/p2p/{PEER}"
 COMMANDS = {
     "init": [], "up": [], "models": [], "models add": ["m.onnx"], "models list": [], "models show": ["m"],
     "models remove": ["m"], "run": ["m", "--text", "a"], "status": [], "peers": [], "offers": [], "jobs": [],
+    "market history": ["m"], "market export": ["f"], "market replay": ["f"],
     "receipts": [], "wallet": [], "demo": [], "version": [],
 }  # fmt: skip
 HEAVY = ("trio", "libp2p", "numpy", "cryptography", "httpx", "starlette", "hypercorn", "onnx", "sqlite3", "tomllib")

@@ -77,6 +77,21 @@ def test_what_is_left_out_is_the_default() -> None:
         ("[node]\nagent = 'aaaaaaaaaabbbbbbbbbbccccccccccddddddddddeeeeeeeeeeffffffffffggggg'", "at most 64", None),
         ("[node\n", "f.toml is not TOML", None),
         ("[settlement]\nbackend = 'ton'", "must be one of local", None),
+        ("[idle]\nhours = ['22-7']", "[idle] hours[0]: '22-7' is no span of hours; one looks like", None),
+        ("[idle]\nhours = ['08:00-08:00']", "'08:00-08:00' begins when it ends", None),
+        ("[idle]\nuser_idle_minutes = -1", "it must be from 0 to 1,440", None),
+        ("[idle]\nmains_power = 1", "got 1 (an integer); it must be true or false", None),
+        ("[idle]\nload = 1", "[idle] load: there is no such key", "did you mean 'load_max'?"),
+        ("[provider]\nprice_floor_percent = 0", "got 0; it must be from 1 to 100", None),
+        ("[provider]\nprice_ceiling_percent = 99", "got 99; it must be from 100 to 100,000", None),
+        ("[provider]\nopen_percent = 1001", "got 1,001; it must be from 0 to 1,000", None),
+        ("[node]\nregion = 'europe-north-western'", "[node] region: got 20 characters; at most 16", None),
+        (
+            "[client]\nprefer = 'cheap'",
+            "must be one of balanced, cheapest, fastest, reliable",
+            "did you mean 'cheapest'?",
+        ),
+        ("[market]\nhistory_megabytes = 0", "it must be from 1 to 102,400", None),
     ],
 )
 def test_mistakes_name_the_key_and_what_would_be_right(text: str, message: str, hint: str | None) -> None:

@@ -20,8 +20,7 @@ from cocoon_p2p.drivers.plain_nursery import open_plain_nursery
 from cocoon_p2p.drivers.recovery import recover
 from cocoon_p2p.errors import TransportError
 from cocoon_p2p.ids import JobId, ModelId, Tier
-from cocoon_p2p.policy.retry import AttemptFacts, budget_left, may_retry
-from cocoon_p2p.sealing.envelope import SealKey, seal_request
+from cocoon_p2p.sealing.envelope import RequestSecrets, SealKey, seal_request
 from cocoon_p2p.sealing.signing import IdentityKey
 from cocoon_p2p.settlement.local import open_local_settlement
 from cocoon_p2p.store import JobRecord, ReceiptRecord, open_store
@@ -155,7 +154,7 @@ def test_pieces_join_to_the_same_bytes(parts: list[bytes], scale: int) -> None:
 def test_a_payload_of_many_frames_opens_again() -> None:
     key = SealKey.generate()
     payload = os.urandom(2 * PIECE_BYTES + 12345)
-    request = seal_request(key.public_key, b"header")
+    request = seal_request(key.public_key, b"header", RequestSecrets.draw())
     opener = key.open_request(b"header", request.box).opener
     out, position = memoryview(bytearray(len(payload))), 0
     halves = [payload[:777], payload[777:]]
@@ -181,20 +180,6 @@ async def test_a_single_failure_is_raised_as_itself_and_two_as_a_group() -> None
             nursery.start_soon(fail)
 
 
-@pytest.mark.parametrize(
-    ("facts", "left", "retry"),
-    [
-        (AttemptFacts(1, True, 0, None), None, True),
-        (AttemptFacts(1, True, 100, 250), 150, True),
-        (AttemptFacts(1, True, 250, 250), 0, False),
-        (AttemptFacts(2, True, 0, None), None, False),
-        (AttemptFacts(1, False, 0, None), None, False),
-    ],
-)
-def test_a_retry_never_costs_more_than_was_allowed(facts: AttemptFacts, left: int | None, retry: bool) -> None:
-    assert (budget_left(facts), may_retry(facts)) == (left, retry)
-
-
 # --- recovery --------------------------------------------------------------------------------------------------------
 
 PAYER, PAYEE = IdentityKey.from_seed(b"1" * 32), IdentityKey.from_seed(b"2" * 32)
@@ -206,7 +191,8 @@ def job_record(number: int, role: str) -> JobRecord:
 
 
 def receipt(number: int, role: str) -> ReceiptRecord:
-    return ReceiptRecord(JobId(bytes([number]) * 16), role, PAYEE.peer_id, MODEL, 40, 1, 2, b"body", bytes(64))  # type: ignore[arg-type]
+    other = (PAYEE if role == "client" else PAYER).peer_id
+    return ReceiptRecord(JobId(bytes([number]) * 16), role, other, MODEL, 40, 1, 2, b"body", bytes(64))  # type: ignore[arg-type]
 
 
 async def test_after_a_crash_both_files_tell_the_same_story(tmp_path: Path) -> None:

@@ -25,12 +25,13 @@ from cocoon_p2p.proto.market import Announcer, MarketBook
 from cocoon_p2p.sealing.signing import IdentityKey
 from cocoon_p2p.settlement.local import open_local_settlement
 from cocoon_p2p.store import open_store
-from cocoon_p2p.wire.capacity import Offer
+from cocoon_p2p.wire.capacity import DeviceClass, Offer, TierPrice, Unit
 
 PATIENCE_S = 20.0
 STRANGER = IdentityKey.from_seed(hashlib.sha256(b"a stranger").digest())
 MODEL = ModelId("ab" * 32)
-OFFER = Offer(MODEL, "echo", (Tier.SEALED,), 100, 10, 64, 10_000, 4, 4, 0, "cpu", 0)
+PRICE = TierPrice(Tier.SEALED, 100, 10)
+OFFER = Offer(MODEL, "echo", Unit.ITEM, (PRICE,), 64, 10_000, 4, 4, 0, "cpu", DeviceClass.CPU, 0, 0)
 LOOPBACK, LAN, PUBLIC = "/ip4/127.0.0.1/tcp/22", "/ip4/192.168.1.1/tcp/80/ws", "/ip4/8.8.8.8/tcp/4001"
 THROUGH_LAN = f"/ip4/10.0.0.1/tcp/4001/p2p/{STRANGER.peer_id}/p2p-circuit"
 TOLD = (LOOPBACK, "/ip6/::1/tcp/22", LAN, THROUGH_LAN, PUBLIC, "/dns4/node.example/tcp/1", "nonsense")

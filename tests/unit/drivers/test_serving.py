@@ -9,16 +9,13 @@ from pathlib import Path
 
 import pytest
 from onnx import TensorProto, helper
+from serving_parts import make_desk
 
-from cocoon_p2p.drivers.serving import Serving
+from cocoon_p2p.drivers.serving import PriceSettings, Serving
 from cocoon_p2p.errors import ExecutionError
 from cocoon_p2p.execution.onnx_engine import open_engine
-from cocoon_p2p.ids import Tier
 from cocoon_p2p.models.inspection import inspect_onnx
 from cocoon_p2p.models.registry import ModelRegistry, Offer
-from cocoon_p2p.proto.provider_desk import ProviderDesk
-from cocoon_p2p.sealing.seal_keys import SealKeyRing
-from cocoon_p2p.sealing.signing import IdentityKey
 from cocoon_p2p.testing import models
 
 
@@ -40,18 +37,8 @@ def registry(tmp_path: Path) -> ModelRegistry:
 
 @asynccontextmanager
 async def open_serving(registry: ModelRegistry) -> AsyncIterator[Serving]:
-    desk = ProviderDesk(
-        identity=IdentityKey.from_seed(b"1" * 32),
-        seal_keys=SealKeyRing(lambda key, start, end: b"record", 0),
-        settlement_network=0,
-        slots=1,
-        tiers=frozenset({Tier.SEALED}),
-        items_max=8,
-        input_bytes_max=1000,
-        bytes_in_flight_max=1000,
-    )
     async with open_engine(device="cpu", threads=1) as engine:
-        yield Serving(engine, desk, registry, price_base=1, price_per_item=1)
+        yield Serving(engine, make_desk(), registry, PriceSettings(1, 1))
 
 
 def names(serving: Serving) -> list[str]:

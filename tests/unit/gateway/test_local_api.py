@@ -66,9 +66,6 @@ class StandIn:
     def jobs(self, limit: int) -> list[dict[str, Any]]:
         return [{"limit": limit}]
 
-    async def offers(self, model: str | None) -> list[dict[str, Any]]:
-        return [{"model": model}]
-
     async def wallet(self) -> dict[str, Any]:
         return {"available_nanogram": 2**63 - 1}
 
@@ -113,8 +110,6 @@ async def test_json_comes_through(tmp_path: Path) -> None:
     async with serving(tmp_path) as (_, api):
         assert await call(api.get, "/v1/status") == {"peer_id": PEER, "name": "Zürich"}
         assert await call(api.get, "/v1/wallet") == {"available_nanogram": 2**63 - 1}
-        assert await call(api.get, "/v1/offers") == {"offers": [{"model": None}]}
-        assert await call(api.get, "/v1/offers", model="a/b c") == {"offers": [{"model": "a/b c"}]}
         assert await call(api.get, "/v1/jobs", limit=7) == {"jobs": [{"limit": 7}]}
 
 

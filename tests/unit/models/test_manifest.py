@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from cocoon_p2p.ids import model_id_of
 from cocoon_p2p.limits import MANIFEST_BYTES_MAX
 from cocoon_p2p.models.manifest import (
+    FLOAT32,
+    PRECISIONS,
     FileEntry,
     Manifest,
     ManifestError,
@@ -22,6 +24,7 @@ from cocoon_p2p.models.manifest import (
     check_path,
     parse_manifest,
 )
+from cocoon_p2p.policy.agreement import Precision
 
 TENSOR = Manifest(
     kind="tensor",
@@ -58,6 +61,17 @@ def test_the_canonical_bytes_never_change() -> None:
     )
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_precision_is_part_of_the_id_unless_it_is_the_usual_one(precision: str) -> None:
+    manifest = replace(TENSOR, precision=precision)
+    assert parse_manifest(manifest.encode()) == manifest
+    assert (manifest.model_id == TENSOR.model_id) == (precision == FLOAT32)
+
+
+def test_the_precisions_are_those_that_answers_are_compared_by() -> None:
+    assert set(PRECISIONS) == {precision.value for precision in Precision}
+
+
 def test_shapes_for_people() -> None:
     assert str(TENSOR.inputs[0]) == "float32[batch,3]"
     assert str(TENSOR.outputs[0]) == "string[…]"
@@ -90,6 +104,10 @@ CHANGES: list[tuple[str, Any]] = [
     ("license", "\ud800"),
     ("text", {}),
     ("extra", 1),
+    ("precision", "float32"),  # left out where it is the usual one
+    ("precision", "float8"),
+    ("precision", None),
+    ("precision", ["int8"]),
 ]
 
 

@@ -22,8 +22,11 @@ from cocoon_p2p.limits import (
     LOCAL_GRANT_NANOGRAM,
 )
 from cocoon_p2p.sealing.signing import IdentityKey
+from cocoon_p2p.settlement.ledger import Ledger
+from cocoon_p2p.settlement.ledger_schema import LEDGER_SCHEMA
 from cocoon_p2p.settlement.local import LocalSettlement, open_local_settlement, read_local_settlement
 from cocoon_p2p.settlement.vouchers import VoucherSigner, sign_opening
+from cocoon_p2p.store.database import open_database
 from cocoon_p2p.units import NANOGRAM_PER_GRAM
 from cocoon_p2p.wire.voucher import ChannelConfig, Payment, decode_payment, local_channel_address
 
@@ -305,3 +308,20 @@ async def test_reading_a_ledger_without_keys(open_wallet: Opener, tmp_path: Path
     alice = open_wallet(ALICE)
     await alice.reserve(BOB.peer_id, job(), 100)
     assert read_local_settlement(path) == (await alice.balance(), await alice.channels())
+
+
+def test_a_ledger_of_before_is_kept(tmp_path: Path) -> None:
+    before = replace(LEDGER_SCHEMA, migrations=LEDGER_SCHEMA.migrations[:1])
+    path = tmp_path / "ledger.db"
+    with open_database(path, before, failure=SettlementError) as database:
+        Ledger(database).set_owner(ALICE.peer_id)
+        for number, state in enumerate(("reserved", "settled")):
+            database.execute(
+                "INSERT INTO reservations VALUES (?,?,?,?,?,?,?,?)",
+                (number, "payer", bytes([number]) * 16, BOB.peer_id, b"", 0, state, 0),
+            )
+    with open_local_settlement(path, ALICE, KEY) as wallet:
+        assert [each.job_id for each in wallet._ledger.open_reservations()] == [bytes(16)]
+        kept = wallet._ledger.reservation("payer", JobId(b"\1" * 16), BOB.peer_id)
+        assert kept is not None
+        assert kept.state == "settled"

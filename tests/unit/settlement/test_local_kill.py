@@ -69,8 +69,8 @@ async def check(payer: LocalSettlement, payee: LocalSettlement, reported: list[t
     assert owed.earned in (900 * earned, 900 * (earned + 1))
     assert owed.earned + owed.reserved <= owed.cumulative <= owes.cumulative <= owes.deposit
     assert owed.earned <= owes.earned + owes.reserved
-    open_at_payee = {job for job, _ in await payee.open_reservations()}
-    open_at_payer = {job for job, _ in await payer.open_reservations()}
+    open_at_payee = {each.job_id for each in await payee.open_reservations()}
+    open_at_payer = {each.job_id for each in await payer.open_reservations()}
     for job, step in steps.items():
         if step == "paid":
             assert job not in open_at_payer | open_at_payee

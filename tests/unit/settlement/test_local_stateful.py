@@ -25,6 +25,7 @@ from cocoon_p2p.limits import LOCAL_GRANT_NANOGRAM
 from cocoon_p2p.sealing.signing import IdentityKey
 from cocoon_p2p.settlement.local import LocalSettlement, open_local_settlement
 from cocoon_p2p.units import NANOGRAM_PER_GRAM
+from cocoon_p2p.wire.voucher import decode_payment
 
 PAYER = IdentityKey.from_seed(b"\1" * 32)
 PAYEES = (IdentityKey.from_seed(b"\2" * 32), IdentityKey.from_seed(b"\3" * 32))
@@ -54,6 +55,8 @@ class Job:
     price: int = 0
     lost: bool = False
     """Its payment will never arrive."""
+    channel: bytes = b""
+    """That the payee holds its reservation on."""
 
 
 class Ledgers(RuleBasedStateMachine):
@@ -64,6 +67,7 @@ class Ledgers(RuleBasedStateMachine):
         self.nodes: list[LocalSettlement] = [self._open(n) for n in range(3)]
         self.jobs: list[Job] = []
         self.counter = 0
+        self.refunded = False
 
     def _open(self, n: int) -> LocalSettlement:
         identity = (*PAYEES, PAYER)[n]
@@ -98,6 +102,20 @@ class Ledgers(RuleBasedStateMachine):
             return
         self.jobs.append(Job(job_id, payee, max_total, payment))
 
+    @rule(data=st.data())
+    def reserve_again(self, data: st.DataObject) -> None:
+        """A job that failed is given to the same payee once more."""
+        job = self.pick(data, [job for job in self.jobs if job.at_payer == "released"])
+        if job is None or job.at_payee == "earned" or any(status.closed for status in now(self.payer.channels())):
+            return
+        try:
+            job.payment = now(self.payer.reserve(PAYEES[job.payee].peer_id, job.job_id, job.max_total))
+        except SettlementError as error:
+            assert error.code == "BALANCE"
+            return
+        job.at_payer = "reserved"
+        job.lost = False
+
     def _idle_with(self, payee: int) -> int:
         """What the payer's channel with this payee holds unspent: it is topped up, not closed."""
         other = PAYEES[payee].peer_id
@@ -105,22 +123,26 @@ class Ledgers(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def deliver(self, data: st.DataObject) -> None:
-        """Any payment that was ever sent and not lost, in any order, any number of times."""
-        job = self.pick(data, [job for job in self.jobs if not job.lost])
+        """Any payment that was ever sent and not lost, in any order, any number of times; but one of a job that failed
+        comes again only when the payer has set money aside again."""
+        again = [job for job in self.jobs if not job.lost]
+        job = self.pick(data, [job for job in again if job.at_payee != "released" or job.at_payer == "reserved"])
         if job is None:
             return
         try:
             now(self.nodes[job.payee].accept_payment(PAYER.peer_id, job.job_id, job.payment, job.max_total))
         except RemoteProtocolError as error:
             assert error.code == "REPLAY"
-            assert job.at_payee in ("earned", "released")
+            assert job.at_payee == "earned"
         except SettlementError as error:
             assert error.code == "CHANNEL_CLOSED", error.message
-            assert job.at_payee == "not there"
+            assert job.at_payee in ("not there", "released")
             job.at_payee = "released"
             job.lost = True
         else:
-            assert job.at_payee in ("not there", "reserved")
+            assert job.at_payee != "earned"
+            if job.at_payee != "reserved":
+                job.channel = decode_payment(job.payment).channel if job.payment else b""
             job.at_payee = "reserved"
 
     @rule(data=st.data())
@@ -147,6 +169,19 @@ class Ledgers(RuleBasedStateMachine):
         now(self.nodes[job.payee].release(job.job_id))
         if job.at_payee == "reserved":
             job.at_payee = "released"
+
+    @rule(data=st.data())
+    def refund(self, data: st.DataObject) -> None:
+        """The payer, which has not paid, never got the answer. From a channel that the payee closed nothing comes back."""
+        closed = {status.channel for node in self.nodes[:2] for status in now(node.channels()) if status.closed}
+        owed = [job for job in self.jobs if job.at_payer != "paid" and job.channel not in closed]
+        job = self.pick(data, [job for job in owed if job.at_payee in ("earned", "reserved", "released")])
+        if job is None:
+            return
+        now(self.nodes[job.payee].refund(job.job_id))
+        self.refunded |= job.at_payee == "earned"
+        job.at_payee = "released"
+        job.price = 0
 
     @rule(data=st.data())
     def receipt(self, data: st.DataObject) -> None:
@@ -217,7 +252,8 @@ class Ledgers(RuleBasedStateMachine):
             assert balance.earned == earned
             assert balance.available == LOCAL_GRANT_NANOGRAM + balance.claimed
             statuses = now(self.nodes[n].channels())
-            assert sum(status.claimed for status in statuses) == balance.claimed <= earned
+            assert sum(status.claimed for status in statuses) == balance.claimed
+            assert self.refunded or balance.claimed <= earned, "more was claimed than ever was earned"
             reserved = sum(job.max_total for job in self.jobs if job.payee == n and job.at_payee == "reserved")
             assert sum(status.reserved for status in statuses) == reserved
 
@@ -227,7 +263,7 @@ class Ledgers(RuleBasedStateMachine):
         for node in self.nodes[:2]:
             for status in now(node.channels()):
                 ours = signed[status.channel]
-                assert status.claimed <= status.earned
+                assert self.refunded or status.claimed <= status.earned
                 assert status.earned + status.reserved <= status.cumulative <= status.deposit
                 assert status.cumulative <= ours.cumulative <= ours.deposit
                 assert status.deposit <= ours.deposit

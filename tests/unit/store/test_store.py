@@ -15,7 +15,6 @@ import trio
 
 from cocoon_p2p.errors import CocoonError, ConfigError, LocalProtocolError, StoreError
 from cocoon_p2p.ids import JobId, ModelId, PeerId, Tier
-from cocoon_p2p.limits import OUTCOMES_COUNTED_MAX
 from cocoon_p2p.store import JobRecord, ReceiptRecord, open_store
 from cocoon_p2p.store import database as database_module
 from cocoon_p2p.store.database import Schema, open_database
@@ -23,6 +22,7 @@ from cocoon_p2p.store.flushing import Flusher
 from cocoon_p2p.store.jobs import Jobs
 from cocoon_p2p.store.peers import PeerRecord, Peers
 from cocoon_p2p.store.receipts import Receipts
+from cocoon_p2p.store.schema import STORE_SCHEMA
 
 ALICE, BOB = PeerId("12D3KooWalice"), PeerId("12D3KooWbob")
 MODEL = ModelId("ab" * 32)
@@ -53,20 +53,11 @@ def test_jobs(path: Path) -> None:
         assert store.jobs.unfinished() == (replace(JOB, role="provider", peer_id=ALICE),)
 
 
-def test_outcomes_of_a_provider(path: Path) -> None:
+def test_errors_are_cut_short(path: Path) -> None:
     with open_store(path) as store:
-        for number, state in enumerate(("done", "done", "failed", "unknown", "running")):
-            store.jobs.insert(numbered(JOB, number))
-            if state != "running":
-                store.jobs.finish(JobId(number.to_bytes(16)), "client", state, finished_at_ms=9, error="x" * 10_000)  # type: ignore[arg-type]
-        store.jobs.insert(replace(JOB, role="provider", state="failed"))
-        assert store.jobs.outcomes(BOB) == (2, 2)
-        assert store.jobs.outcomes(ALICE) == (0, 0)
-        assert len(store.jobs.newest()[2].error) == 512
-        with store.transaction():
-            for number in range(10, 160):
-                store.jobs.insert(replace(numbered(JOB, number), state="done", finished_at_ms=1))
-        assert store.jobs.outcomes(BOB) == (OUTCOMES_COUNTED_MAX, 0), "what is long ago does not count"
+        store.jobs.insert(JOB)
+        store.jobs.finish(JOB.job_id, "client", "failed", finished_at_ms=9, error="x" * 10_000)
+        assert len(store.jobs.newest()[0].error) == 512
 
 
 def test_oldest_finished_jobs_are_forgotten(path: Path) -> None:
@@ -337,3 +328,63 @@ def test_migrations_run_once_each_and_in_order(path: Path) -> None:
         open_database(path, broken, failure=StoreError)
     with open_database(path, two, failure=StoreError) as database:
         assert database.all("SELECT name FROM sqlite_master") == [("a",)]
+
+
+# --- one job, several peers; a receipt that is taken back -----------------------------------------------------------------
+
+
+def test_one_job_given_to_two_peers(path: Path) -> None:
+    with open_store(path) as store:
+        assert store.jobs.insert(JOB)
+        assert store.jobs.insert(replace(JOB, peer_id=ALICE))
+        assert store.jobs.finish(JOB.job_id, "client", "unknown", finished_at_ms=8, peer=BOB)
+        assert store.jobs.finish(JOB.job_id, "client", "done", finished_at_ms=9), "the one given last"
+        assert not store.jobs.finish(JOB.job_id, "client", "done", finished_at_ms=9, peer=PeerId("12D3KooWcarol"))
+        states = {peer: store.jobs.get(JOB.job_id, "client", peer=peer) for peer in (ALICE, BOB)}
+        assert {peer: job and job.state for peer, job in states.items()} == {ALICE: "done", BOB: "unknown"}
+        assert store.jobs.get(JOB.job_id, "client") == states[ALICE]
+        assert store.jobs.without_outcome(BOB, 5) == (JOB.job_id,)
+        for peer in (ALICE, BOB):
+            assert store.receipts.put(replace(RECEIPT, role="client", peer_id=peer, body=peer.encode()))
+        for peer in (ALICE, BOB):
+            kept = store.receipts.by_job(RECEIPT.job_id, role="client", peer=peer)
+            assert kept is not None
+            assert kept.body == peer.encode()
+        assert store.receipts.acknowledge(RECEIPT.job_id, b"c" * 64, role="client", peer=BOB)
+        signed = [receipt.peer_id for receipt in store.receipts.newest() if receipt.client_signature]
+        assert signed == [BOB]
+
+
+def test_only_an_unsigned_receipt_of_this_client_is_taken_back(path: Path) -> None:
+    with open_store(path) as store:
+        store.receipts.put(RECEIPT)
+        store.receipts.put(replace(RECEIPT, role="client"))
+        assert not store.receipts.take_back(RECEIPT.job_id, BOB)
+        assert store.receipts.take_back(RECEIPT.job_id, ALICE)
+        assert not store.receipts.take_back(RECEIPT.job_id, ALICE)
+        assert [receipt.role for receipt in store.receipts.newest()] == ["client"]
+        store.receipts.put(replace(RECEIPT, client_signature=b"c" * 64))
+        assert not store.receipts.take_back(RECEIPT.job_id, ALICE)
+
+
+def test_last_jobs_of_a_client(path: Path) -> None:
+    with open_store(path) as store:
+        for number in range(5):
+            store.jobs.insert(replace(numbered(JOB, number), role="provider", peer_id=ALICE, finished_at_ms=number))
+        store.jobs.insert(replace(numbered(JOB, 7), role="provider", peer_id=ALICE))
+        store.jobs.insert(replace(numbered(JOB, 8), peer_id=ALICE, finished_at_ms=1))
+        store.jobs.insert(replace(numbered(JOB, 9), role="provider", peer_id=BOB, finished_at_ms=1))
+        assert [job.finished_at_ms for job in store.jobs.last_ended(ALICE, 3)] == [2, 3, 4]
+        store.jobs.finish(JobId((3).to_bytes(16)), "provider", "failed", finished_at_ms=None)
+        assert [job.finished_at_ms for job in store.jobs.last_ended(ALICE, 3)] == [1, 2, 4]
+
+
+def test_jobs_and_receipts_of_before_are_kept(path: Path) -> None:
+    before = replace(STORE_SCHEMA, migrations=STORE_SCHEMA.migrations[:2])
+    with open_database(path, before, failure=StoreError) as database:
+        Jobs(database).insert(JOB)
+        Receipts(database).put(RECEIPT)
+    with open_store(path) as store:
+        assert store.jobs.newest() == [JOB]
+        assert store.receipts.unacknowledged(ALICE, 5) == (RECEIPT,)
+        assert store.jobs.insert(replace(JOB, peer_id=ALICE))

@@ -1,4 +1,4 @@
-"""gossipsub 1.1 (/meshsub/1.1.0): signed messages, a mesh of about six neighbours a topic, and gossip about what was missed.
+"""gossipsub 1.1 (/meshsub/1.1.0): signed messages, a mesh of about four neighbours a topic, and gossip about what was missed.
 
 protocols/gossip/1 says what travels and what is refused. Bursts are paced instead of dropped: each neighbour has a queue
 of its own (outbox.py), a neighbour that sends faster than its share waits for us (neighbour.py), and `publish` waits when a
@@ -82,8 +82,9 @@ from cocoon_p2p.net.yamux.stream import MuxStream
 
 logger = logging.getLogger("cocoon_p2p.net")
 
-_LAZY = 6
-"""Neighbours outside the mesh that are told of news at a heartbeat: D_lazy of gossipsub."""
+_LAZY = 3
+"""Neighbours outside the mesh that are told of news at a heartbeat: D_lazy of gossipsub, which says 6; three heartbeats long
+these notes would cost as much as two more copies of each message."""
 _PUBLISH_PEERS_MAX = 32
 _REOPEN_FIRST_S = 1.0
 _BREATH = 64

@@ -1,0 +1,156 @@
+"""What a provider writes down of its jobs: how they ended, receipts, earnings, and what it gives back.
+
+Receipts and the list of jobs stand in one file, the ledger in another. Each step is written so that a `kill -9` after it
+leaves a story that `drivers.recovery` can finish: a receipt comes before its earning, and goes before its refund, while the
+list of jobs has the job as one that has not ended.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from cocoon_p2p import limits
+from cocoon_p2p.drivers.clock import Clock, unix_ms
+from cocoon_p2p.ids import JobId, ModelId, PeerId
+from cocoon_p2p.policy.late_cancels import CANCELLED_LATE, EndedJob
+from cocoon_p2p.proto.job_effects import Closed
+from cocoon_p2p.proto.provider_desk import ProviderDesk
+from cocoon_p2p.settlement.port import Settlement
+from cocoon_p2p.store import JobRecord, ReceiptRecord, Store
+from cocoon_p2p.wire.job import Receipt, ReceiptBody, decode_receipt_body
+
+
+class ProviderBooks:
+    """Shared by all sessions of a provider: a client may ask on one stream about a job of another."""
+
+    def __init__(self, store: Store, settlement: Settlement, desk: ProviderDesk, clock: Clock) -> None:
+        self._store = store
+        self._settlement = settlement
+        self._desk = desk
+        self._clock = clock
+        self._earning: dict[tuple[PeerId, JobId], trio.Event] = {}
+
+    def unsigned_receipts(self, client: PeerId) -> list[Receipt]:
+        """As they are sent again, oldest first."""
+        kept = self._store.receipts.unacknowledged(client, limits.RECEIPTS_RESENT_MAX)
+        return [Receipt(each.job_id, each.body, each.provider_signature, b"") for each in kept]
+
+    def recall(self, client: PeerId) -> None:
+        """How this client's last jobs ended, if it is not in memory."""
+        late_cancels = self._desk.late_cancels
+        if not late_cancels.knows(client):
+            jobs = self._store.jobs.last_ended(client, limits.LATE_CANCELS_COUNTED)
+            ended = [EndedJob(job.job_id, job.finished_at_ms or 0, job.error == CANCELLED_LATE) for job in jobs]
+            late_cancels.remember(client, ended)
+
+    async def earn(self, receipt: Receipt, body: ReceiptBody, created_at_ms: int) -> None:
+        """The output is out: the receipt and what it earned, on disk before the receipt is sent."""
+        key = body.client, body.job_id
+        written = self._earning[key] = trio.Event()
+        try:
+            with trio.CancelScope(shield=True):
+                with self._store.transaction():
+                    self._store.receipts.put(
+                        ReceiptRecord(
+                            job_id=body.job_id,
+                            role="provider",
+                            peer_id=body.client,
+                            model_id=body.model_id,
+                            price=body.price,
+                            items=body.items,
+                            finished_at_ms=body.finished_at_ms,
+                            body=receipt.body,
+                            provider_signature=receipt.provider_signature,
+                        )
+                    )
+                    self._put(self._record(body, created_at_ms))
+                self._desk.late_cancels.note(body.client, EndedJob(body.job_id, body.finished_at_ms, late=False))
+                await self._settlement.earned(body.job_id, body.price)
+        finally:
+            del self._earning[key]
+            written.set()
+
+    async def give_back(self, client: PeerId, job_id: JobId) -> bool:
+        """Take back what was earned with a job whose receipt this client has not signed. Whether nothing is earned now:
+        False only when it did sign."""
+        # SPEC job/1 §3.9
+        while (written := self._earning.get((client, job_id))) is not None:
+            await written.wait()
+        kept = self._store.receipts.by_job(job_id, role="provider", peer=client)
+        if kept is None:
+            return True
+        if kept.client_signature:
+            return False
+        with trio.CancelScope(shield=True):
+            now_ms = unix_ms(self._clock)
+            record = self._record(decode_receipt_body(kept.body), kept.finished_at_ms, error=CANCELLED_LATE)
+            with self._store.transaction():
+                self._store.receipts.take_back(job_id, client)
+                self._put(record)
+            await self._settlement.refund(job_id)
+            self._store.jobs.finish(
+                job_id, "provider", "failed", finished_at_ms=now_ms, error=CANCELLED_LATE, peer=client
+            )
+        self._desk.late_cancels.note(client, EndedJob(job_id, now_ms, late=True))
+        return True
+
+    def signed(self, client: PeerId, job_id: JobId, signature: bytes) -> None:
+        self._store.receipts.acknowledge(job_id, signature, peer=client)
+
+    def ended(self, closed: Closed, created_at_ms: int) -> None:
+        """An accepted job ended. One that is done stands in the books already, with what it earned."""
+        if closed.error is None:
+            return
+        now_ms = unix_ms(self._clock)
+        self._desk.late_cancels.note(closed.client, EndedJob(closed.job_id, now_ms, closed.late))
+        self._put(
+            JobRecord(
+                job_id=closed.job_id,
+                role="provider",
+                model_id=closed.model_id,
+                model_name=self._model_name(closed.model_id),
+                peer_id=closed.client,
+                tier=closed.tier,
+                state="failed",
+                price=0,
+                items=closed.items,
+                created_at_ms=created_at_ms,
+                finished_at_ms=now_ms,
+                error=closed.error,
+            )
+        )
+
+    def _record(self, body: ReceiptBody, created_at_ms: int, *, error: str = "") -> JobRecord:
+        """Of a job that is done; or, with an `error`, of one that is being given back and so has not ended."""
+        return JobRecord(
+            job_id=body.job_id,
+            role="provider",
+            model_id=body.model_id,
+            model_name=self._model_name(body.model_id),
+            peer_id=body.client,
+            tier=body.tier,
+            state="failed" if error else "done",
+            price=0 if error else body.price,
+            items=body.items,
+            created_at_ms=created_at_ms,
+            finished_at_ms=None if error else body.finished_at_ms,
+            error=error,
+        )
+
+    def _put(self, record: JobRecord) -> None:
+        """A job that failed may have come again, and one that was done may end otherwise: the last end counts."""
+        if not self._store.jobs.insert(record):
+            self._store.jobs.finish(
+                record.job_id,
+                record.role,
+                record.state,
+                finished_at_ms=record.finished_at_ms,
+                price=record.price,
+                items=record.items,
+                error=record.error,
+                peer=record.peer_id,
+            )
+
+    def _model_name(self, model_id: ModelId) -> str:
+        model = self._desk.models.get(model_id)
+        return model.name if model else ""

@@ -1,0 +1,92 @@
+"""What a provider announces: prices by tier, device, speed, and nothing while it rests."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from serving_parts import IdleEngine, make_desk
+
+from cocoon_p2p.drivers.serving import PriceSettings, Serving, device_class
+from cocoon_p2p.errors import ConfigError, RefusalReason
+from cocoon_p2p.ids import Tier
+from cocoon_p2p.limits import AMOUNT_NANOGRAM_MAX, ITEMS_PER_JOB_MAX
+from cocoon_p2p.models.inspection import inspect_onnx
+from cocoon_p2p.models.registry import ModelRegistry
+from cocoon_p2p.policy.admission import Refused
+from cocoon_p2p.testing import models
+from cocoon_p2p.wire.capacity import DeviceClass, TierPrice, Unit
+
+PRICES = PriceSettings(1000, 10, "follow-demand", 50, 400, open_percent=30)
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> ModelRegistry:
+    return ModelRegistry(tmp_path / "home", inspect=inspect_onnx)
+
+
+async def test_an_offer_says_what_a_client_chooses_by(registry: ModelRegistry, tmp_path: Path) -> None:
+    desk = make_desk(tiers=frozenset(Tier) - {Tier.ATTESTED}, open_percent=30)
+    engine = IdleEngine("cuda:0")
+    serving = Serving(engine, desk, registry, PRICES)
+    model = await serving.install_and_serve(models.matmul_model(tmp_path), name="m", price_base=None, price_per_item=7)
+    desk.begin(model.model_id, 5, 100)
+    engine.item_s, engine.best_items_s = 0.002, 12.3456
+    (offer,) = serving.offers()
+    assert (offer.model_id, offer.name, offer.unit) == (model.model_id, "m", Unit.ITEM)
+    assert offer.prices == (TierPrice(Tier.OPEN, 300, 3), TierPrice(Tier.SEALED, 1000, 7))  # 30 % of 7, rounded up
+    assert (offer.slots_total, offer.slots_free, offer.queue_ms, offer.item_us) == (4, 3, 10, 2000)
+    assert (offer.device, offer.device_class, offer.throughput) == ("cuda:0", DeviceClass.GPU, 12_345)
+    assert (offer.items_max, offer.input_bytes_max) == (8, 1000)
+    assert serving.price(model.model_id) == (1000, 7)
+    assert serving.price(model.model_id, Tier.OPEN) == (300, 3)
+    assert serving.pricing(model.model_id) == "follow-demand"
+
+
+async def test_a_moved_price_moves_in_every_tier(registry: ModelRegistry, tmp_path: Path) -> None:
+    desk = make_desk(tiers=frozenset({Tier.OPEN, Tier.SEALED}), open_percent=30)
+    serving = Serving(IdleEngine(), desk, registry, PRICES)
+    model = await serving.install_and_serve(
+        models.matmul_model(tmp_path), name="m", price_base=None, price_per_item=None
+    )
+    assert desk.models[model.model_id].pricing.observe(1.0)
+    assert serving.offers()[0].prices == (TierPrice(Tier.OPEN, 309, 3), TierPrice(Tier.SEALED, 1030, 10))
+
+
+async def test_nothing_is_offered_while_the_machine_rests(registry: ModelRegistry, tmp_path: Path) -> None:
+    desk = make_desk()
+    serving = Serving(IdleEngine(), desk, registry, PRICES)
+    await serving.install_and_serve(models.matmul_model(tmp_path), name="m", price_base=None, price_per_item=None)
+    assert len(serving.offers()) == 1
+    desk.rests = Refused(RefusalReason.IDLE_POLICY, "later", 1000)
+    assert serving.offers() == []
+    assert len(serving.models()) == 1
+    desk.rests = None
+    assert len(serving.offers()) == 1
+
+
+async def test_a_price_that_could_not_be_counted_is_refused(registry: ModelRegistry, tmp_path: Path) -> None:
+    most = AMOUNT_NANOGRAM_MAX // ITEMS_PER_JOB_MAX // 10
+    path = models.matmul_model(tmp_path)
+    serving = Serving(IdleEngine(), make_desk(), registry, replace(PriceSettings(0, 1), open_percent=1000))
+    await serving.install_and_serve(path, name="m", price_base=None, price_per_item=most)
+    with pytest.raises(ConfigError, match="too large"):
+        await serving.install_and_serve(path, name="m", price_base=None, price_per_item=most + ITEMS_PER_JOB_MAX)
+
+
+@pytest.mark.parametrize(
+    ("device", "kind"),
+    [
+        ("cpu", DeviceClass.CPU),
+        ("cuda:0", DeviceClass.GPU),
+        ("tensorrt:0", DeviceClass.GPU),
+        ("migraphx:0", DeviceClass.GPU),
+        ("coreml", DeviceClass.GPU),
+        ("directml:0", DeviceClass.GPU),
+        ("simulated", DeviceClass.OTHER),
+        ("", DeviceClass.OTHER),
+    ],
+)
+def test_device_classes(device: str, kind: DeviceClass) -> None:
+    assert device_class(device) is kind
