@@ -17,6 +17,11 @@ class Plan:
     """Of the bulk benchmark's tensor, 10^6 bytes each."""
     folder: Path
     """For homes of nodes and models; removed afterwards."""
+    peers: int = 1000
+    """Of the simulated market."""
+    minutes: float = 10.0
+    """Virtual ones."""
+    seed: int = 1
 
     @property
     def seconds_a_round(self) -> float:

@@ -18,9 +18,10 @@ LAYERS = {
     "wire": 1, "sealing": 1,
     "policy": 2,
     "proto": 3,
-    "net": 4, "execution": 4, "settlement": 4, "models": 4, "store": 4,
+    "net": 4, "execution": 4, "settlement": 4, "models": 4, "store": 4, "machine": 4,
     "drivers": 5,
-    "node": 6, "assembly": 6, "config": 6, "config_edit": 6, "home": 6, "key_files": 6, "rows": 6, "testing": 6,
+    "node": 6, "node_audit": 6, "node_doctor": 6, "node_jobs": 6, "node_map": 6, "node_market": 6, "node_peers": 6, "assembly": 6, "config": 6, "config_sections": 6,
+    "config_edit": 6, "home": 6, "key_files": 6, "rows": 6, "rows_market": 6, "testing": 6,
     "gateway": 7, "cli": 7,
 }  # fmt: skip
 """ARCHITECTURE.md, "Folders". The package's own __init__ only re-exports."""
@@ -30,7 +31,11 @@ SAME_LAYER_ALLOWED = {("settlement", "sealing"), ("node", "config"), ("cli", "ga
                       ("config_edit", "config"), ("node", "config_edit"),
                       ("home", "config"), ("home", "key_files"), ("node", "home"), ("node", "rows"),
                       ("node", "assembly"), ("assembly", "home"), ("assembly", "config"), ("testing", "assembly"),
-                      ("testing", "home"), ("settlement", "store")}  # fmt: skip
+                      ("testing", "home"), ("settlement", "store"), ("config", "config_sections"),
+                      ("node", "node_audit"), ("node", "node_doctor"), ("node", "node_jobs"), ("node", "node_map"), ("node_map", "node_jobs"), ("node_jobs", "node_audit"), ("node", "node_market"), ("node", "node_peers"),
+                      ("node_market", "rows_market"), ("rows_market", "rows"),
+                      *((part, below) for part in ("node_audit", "node_doctor", "node_jobs", "node_map", "node_market", "node_peers")
+                        for below in ("assembly", "rows", "config_edit"))}  # fmt: skip
 FORBIDDEN = {
     ("net", "proto"), ("net", "wire"), ("execution", "wire"), ("execution", "net"), ("settlement", "net"),
     ("models", "net"), ("store", "proto"), ("policy", "wire"), ("policy", "sealing"), ("sealing", "wire"),
@@ -46,6 +51,9 @@ VENDORS = {  # vendor module -> files that may import it
     "miniupnpc": ("net/reach/",),
     "ifaddr": ("net/interfaces.py",),
     "segno": ("cli/",),
+    "plotext": ("cli/",),
+    "matplotlib": ("cli/",),
+    "psutil": ("machine/",),
     "onnxruntime": ("execution/",),
     "onnx": ("execution/", "models/", "testing/"),
     "tokenizers": ("execution/",),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,25 +15,36 @@ from typing import Any, cast
 import trio
 
 from cocoon_p2p.config import NodeConfig
+from cocoon_p2p.drivers.checking import CheckPorts, Checks, make_checks
 from cocoon_p2p.drivers.clock import Clock, SystemClock, unix_ms
+from cocoon_p2p.drivers.considerations import ConsiderationKeeper
+from cocoon_p2p.drivers.experience import ExperienceKeeper
+from cocoon_p2p.drivers.idling import NOT_LOOKED_YET, Idling
 from cocoon_p2p.drivers.job_client import ClientPorts, JobClient
 from cocoon_p2p.drivers.job_provider import JobProvider, ProviderPorts
 from cocoon_p2p.drivers.joining import Joiner
+from cocoon_p2p.drivers.journal import JournalKeeper
 from cocoon_p2p.drivers.known_peers import KnownPeersKeeper
 from cocoon_p2p.drivers.market import SEQUENCE_NAME, MarketDriver, MarketPorts
+from cocoon_p2p.drivers.order import BuyerPorts
+from cocoon_p2p.drivers.own_engine import OwnEngine
 from cocoon_p2p.drivers.peering import Membership, Peering, PeeringPorts
 from cocoon_p2p.drivers.plain_nursery import open_plain_nursery
-from cocoon_p2p.drivers.purchase import Buyer, BuyerPorts
+from cocoon_p2p.drivers.price_keeper import PriceKeeper, PriceLevels
+from cocoon_p2p.drivers.purchase import Buyer
 from cocoon_p2p.drivers.recovery import recover
 from cocoon_p2p.drivers.resolve import Resolver
-from cocoon_p2p.drivers.serving import Serving
+from cocoon_p2p.drivers.serving import PriceSettings, Serving
 from cocoon_p2p.drivers.standing import StandingKeeper
-from cocoon_p2p.errors import CocoonError, TransportError
+from cocoon_p2p.errors import CocoonError, ConfigError, TransportError
 from cocoon_p2p.execution.port import Engine
 from cocoon_p2p.home import Home, PrivateNetwork
 from cocoon_p2p.ids import ModelId, PeerId, Tier
+from cocoon_p2p.limits import MIB
+from cocoon_p2p.machine.port import Machine
 from cocoon_p2p.models.registry import InstalledModel, ModelRegistry
 from cocoon_p2p.net.port import Network, PeerAddresses
+from cocoon_p2p.policy.idle import IdleRules, parse_hours
 from cocoon_p2p.proto.market import Announcer, MarketBook, validate_record
 from cocoon_p2p.proto.provider_desk import ProviderDesk
 from cocoon_p2p.sealing.envelope import SealKey
@@ -42,6 +53,7 @@ from cocoon_p2p.sealing.signing import IdentityKey
 from cocoon_p2p.settlement.local import open_local_settlement
 from cocoon_p2p.settlement.port import Settlement
 from cocoon_p2p.store import Store, open_store
+from cocoon_p2p.store.market_journal import open_market_journal
 from cocoon_p2p.wire.capacity import CAPACITY_NAMESPACE
 from cocoon_p2p.wire.job import JOB_PROTOCOL
 from cocoon_p2p.wire.seal import make_seal_key_record
@@ -56,6 +68,7 @@ GOODBYE_S = 2.0
 
 NetworkOpener = Callable[[IdentityKey, NodeConfig], AbstractAsyncContextManager[Network]]
 EngineOpener = Callable[[NodeConfig], AbstractAsyncContextManager[Engine]]
+MachineOpener = Callable[[IdleRules], Machine]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +87,15 @@ class Parts:
     registry: ModelRegistry
     market: MarketDriver
     buyer: Buyer
+    experience: ExperienceKeeper
+    nursery: trio.Nursery
+    """For work that goes on between two calls; it ends with the node."""
+    checks: Checks
     peering: Peering
     serving: Serving | None
     """None for a node that serves nobody."""
+    idling: Idling | None
+    """None for a node without idle rules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +105,11 @@ class Backends:
 
     open_network: NetworkOpener | None = None
     open_engine: EngineOpener | None = None
+    open_machine: MachineOpener | None = None
     clock: Clock | None = None
     rng: random.Random | None = None
+    keep_journal: bool = True
+    """Whether the market is written down; a simulation of hundreds of nodes has better things to do."""
 
 
 @asynccontextmanager
@@ -113,30 +135,27 @@ async def open_parts(
         registry = ModelRegistry(home.path)
         desk = _desk(identity, settlement, config, clock)
         engine = await stack.enter_async_context(open_engine(config)) if config.provider.serve else None
-        serving = _serving(engine, desk, registry, config)
+        serving = _serving(engine, desk, registry, config, store)
         await _prepare(serving, registry, config, imports=backends.open_network is None)
         network = await stack.enter_async_context(open_network(identity, config))
         nursery = await stack.enter_async_context(open_plain_nursery())
         stack.callback(nursery.cancel_scope.cancel)
 
-        standing = StandingKeeper(network, store, clock)
-        standing.restore()
-        nursery.start_soon(standing.watch)
+        standing = _standing(network, store, clock, nursery)
         market = _market(
-            MarketPorts(network, store, standing, clock),
+            MarketPorts(network, store, standing, clock, rng),
             identity,
             config,
             network_id=settlement.network_id,
             serving=serving,
+            desk=desk,
         )
         await nursery.start(market.run)
+        stack.enter_context(_kept_journal(home, config, backends, market, nursery))
         jobs = JobClient(ClientPorts(identity, network, settlement, store, standing, clock), nursery)
         stack.push_async_callback(_briefly, jobs.aclose)
-        if engine is not None:
-            provider = JobProvider(ProviderPorts(engine, settlement, store, desk, standing, clock))
-            network.set_handler(JOB_PROTOCOL, provider.serve_stream)
-            stack.push_async_callback(_briefly, market.goodbye)
-            stack.push_async_callback(_shielded, provider.shut_down)
+        provides = None if engine is None else ProviderPorts(engine, settlement, store, desk, standing, clock)
+        idling = await _provide(provides, config, backends, network, market, stack=stack)
         membership = membership_of(private)
         entries = bootstrap_peers(config.network.entries(private=private is not None))
         known = KnownPeersKeeper(network, store, standing, clock, rng, network_name=membership.fingerprint)
@@ -153,14 +172,24 @@ async def open_parts(
             lambda: advertised_addresses(network, config),
         )
         market.refresh()
-        if serving is not None:
-            serving.changed = market.refresh
+        _keep_offers(nursery, serving, idling, market.refresh)
         resolver = Resolver(
             market,
             local_id=lambda name: _installed_id(registry, name),
             local_manifest=lambda model_id: _installed_manifest(registry, model_id),
         )
-        buyer = Buyer(BuyerPorts(network, settlement, store, clock, rng), market, jobs, resolver)
+        learned = ExperienceKeeper(store, clock), ConsiderationKeeper(store, clock)
+        ports = BuyerPorts(network, settlement, store, clock, rng, *learned)
+        buyer = stack.enter_context(Buyer(ports, market, jobs, resolver))
+        checks = make_checks(
+            CheckPorts(identity, buyer.experience, clock, rng),
+            buyer,
+            resolver,
+            OwnEngine(registry, engine, partial(open_engine, config)),
+            home=home.path,
+            audit_percent=config.client.audit_percent,
+        )
+        nursery.start_soon(checks.repeater.run)
         yield Parts(
             home=home,
             config=config,
@@ -174,8 +203,12 @@ async def open_parts(
             registry=registry,
             market=market,
             buyer=buyer,
+            experience=buyer.experience,
+            nursery=nursery,
+            checks=checks,
             peering=peering,
             serving=serving,
+            idling=idling,
         )
 
 
@@ -262,14 +295,81 @@ def _desk(identity: IdentityKey, settlement: Settlement, config: NodeConfig, clo
         items_max=config.provider.items_max,
         input_bytes_max=config.provider.input_bytes_max,
         bytes_in_flight_max=config.provider.bytes_in_flight_max,
+        open_percent=config.provider.open_percent,
+        rests=NOT_LOOKED_YET if _idle_rules(config).any else None,
     )
 
 
-def _serving(engine: Engine | None, desk: ProviderDesk, registry: ModelRegistry, config: NodeConfig) -> Serving | None:
+def _serving(
+    engine: Engine | None, desk: ProviderDesk, registry: ModelRegistry, config: NodeConfig, store: Store
+) -> Serving | None:
     if engine is None:
         return None
     section = config.provider
-    return Serving(engine, desk, registry, price_base=section.price_base, price_per_item=section.price_per_item)
+    prices = PriceSettings(
+        section.price_base,
+        section.price_per_item,
+        section.pricing,
+        section.price_floor_percent,
+        section.price_ceiling_percent,
+        section.open_percent,
+    )
+    return Serving(engine, desk, registry, prices, PriceKeeper(desk, PriceLevels(store.values, section.pricing)))
+
+
+def _keep_offers(
+    nursery: trio.Nursery, serving: Serving | None, idling: Idling | None, refresh: Callable[[], None]
+) -> None:
+    """What changes the offers tells the market."""
+    if serving is not None:
+        serving.changed = refresh
+        nursery.start_soon(serving.keep_prices)
+    if idling is not None:
+        idling.changed = refresh
+        nursery.start_soon(idling.run)
+
+
+async def _provide(
+    ports: ProviderPorts | None,
+    config: NodeConfig,
+    backends: Backends,
+    network: Network,
+    market: MarketDriver,
+    *,
+    stack: AsyncExitStack,
+) -> Idling | None:
+    """Take jobs, unless this node serves nobody. The idle rules, if there are any, after a first look at the machine."""
+    if ports is None:
+        return None
+    provider = JobProvider(ports)
+    rules = _idle_rules(config)
+    idling = None
+    if rules.any:
+        machine = (backends.open_machine or open_system_machine)(rules)
+        idling = Idling(rules, machine, ports.desk, provider, ports.clock, grace_s=config.idle.grace_s)
+        await idling.look()
+    network.set_handler(JOB_PROTOCOL, provider.serve_stream)
+    stack.push_async_callback(_briefly, market.goodbye)
+    stack.push_async_callback(_shielded, provider.shut_down)
+    return idling
+
+
+def _idle_rules(config: NodeConfig) -> IdleRules:
+    section = config.idle
+    return IdleRules(
+        user_idle_s=60 * section.user_idle_minutes,
+        mains_power=section.mains_power,
+        temperature_max_c=section.temperature_max_c,
+        load_max=section.load_max,
+        hours=parse_hours(section.hours),
+    )
+
+
+def open_system_machine(rules: IdleRules) -> Machine:
+    """The real machine, imported here, since few nodes have idle rules."""
+    from cocoon_p2p.machine.sensors import SystemMachine
+
+    return SystemMachine(rules)
 
 
 async def _prepare(serving: Serving | None, registry: ModelRegistry, config: NodeConfig, *, imports: bool) -> None:
@@ -301,23 +401,63 @@ async def _models_to_serve(serving: Serving, registry: ModelRegistry, config: No
     return models
 
 
+def _standing(network: Network, store: Store, clock: Clock, nursery: trio.Nursery) -> StandingKeeper:
+    standing = StandingKeeper(network, store, clock)
+    standing.restore()
+    nursery.start_soon(standing.watch)
+    return standing
+
+
+@contextmanager
+def _kept_journal(
+    home: Home, config: NodeConfig, backends: Backends, market: MarketDriver, nursery: trio.Nursery
+) -> Iterator[None]:
+    """The market is written down meanwhile, where that is wanted and the file can be used: history stops no node."""
+    section = config.market
+    keeper = None
+    try:
+        if backends.keep_journal and section.history_hours:
+            bytes_max = section.history_megabytes * MIB
+            journal = open_market_journal(home.market_file, hours_max=section.history_hours, bytes_max=bytes_max)
+            keeper = JournalKeeper(journal, market, backends.clock or SystemClock())
+            nursery.start_soon(keeper.run)
+    except ConfigError as error:
+        log.warning("the history of the market is not kept: %s", error)
+    try:
+        yield
+    finally:
+        if keeper is not None:
+            keeper.close()
+
+
 def _market(
-    ports: MarketPorts, identity: IdentityKey, config: NodeConfig, *, network_id: int, serving: Serving | None
+    ports: MarketPorts,
+    identity: IdentityKey,
+    config: NodeConfig,
+    *,
+    network_id: int,
+    serving: Serving | None,
+    desk: ProviderDesk,
 ) -> MarketDriver:
     announcer = Announcer(
         identity,
         agent=config.node.agent,
         settlement_network=network_id,
         sequence=ports.store.values.get(SEQUENCE_NAME),
+        region=config.node.region,
+        rng=ports.rng,
     )
     network = ports.network
-    return MarketDriver(
+    market = MarketDriver(
         ports,
         MarketBook(identity.peer_id),
         announcer,
         offers=lambda: (serving.offers() if serving else (), advertised_addresses(network, config)),
         manifests=lambda model_id: serving.manifest(model_id) if serving else None,
+        announced=desk.announced,
     )
+    desk.full_changed = market.refresh
+    return market
 
 
 def _installed_id(registry: ModelRegistry, name: str) -> ModelId | None:

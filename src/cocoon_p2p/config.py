@@ -1,251 +1,54 @@
 """A node's configuration: node.toml, its keys with their bounds and explanations, and the errors an operator gets.
 
-Each section is a frozen dataclass and each field carries its own explanation, so that the file `default_toml` writes,
-the checks and the documentation cannot differ. Precedence: command line, then node.toml, then the defaults here.
+The sections and their keys are in `config_sections`. Precedence: command line, then node.toml, then the defaults here.
 """
 
+# ruff: noqa: RUF009 -- the sections are frozen dataclasses
 from __future__ import annotations
 
 import difflib
 import json
 import textwrap
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import Field, dataclass, field, fields, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import Field, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
-from cocoon_p2p.errors import ConfigError
-from cocoon_p2p.limits import (
-    AGENT_CHARS_MAX,
-    AMOUNT_NANOGRAM_MAX,
-    BATCH_ITEMS_MAX,
-    ITEMS_PER_JOB_MAX,
-    JOB_BYTES_IN_FLIGHT_MAX,
-    JOB_BYTES_MAX,
-    JOB_TIMEOUT_DEFAULT_S,
-    JOB_TIMEOUT_MAX_S,
-    JOBS_IN_ALL_MAX,
-    MIB,
-    MODELS_PER_ANNOUNCEMENT_MAX,
+from cocoon_p2p.config_sections import (
+    ClientSection,
+    ExecutionSection,
+    IdentitySection,
+    IdleSection,
+    LogSection,
+    MarketSection,
+    NetworkSection,
+    NodeSection,
+    ProviderSection,
+    Rule,
+    SettlementSection,
+    problem_of_dial_address,
+    problem_of_listen_address,
 )
-from cocoon_p2p.net.addresses import parse_address, parse_dialable
+from cocoon_p2p.errors import ConfigError
+from cocoon_p2p.limits import AMOUNT_NANOGRAM_MAX, MIB
+
+__all__ = [
+    "ClientSection",
+    "NetworkSection",
+    "NodeConfig",
+    "NodeSection",
+    "ProviderSection",
+    "default_toml",
+    "load_config",
+    "parse_config",
+    "problem_of_dial_address",
+    "problem_of_listen_address",
+    "render_toml",
+]
 
 CONFIG_BYTES_MAX = MIB
 """A node.toml with every list full is below 100 KB."""
-LISTEN_PORT = 4601
-"""Unassigned at IANA. Fixed, so that the address others join by stays the same after a restart."""
-
-Check = Callable[[str], str | None]
-
-
-def problem_of_listen_address(text: str) -> str | None:
-    """What is wrong with an address to listen on; None when it is right."""
-    try:
-        address = parse_address(text)
-    except ValueError as error:
-        return str(error)
-    if address.peer is not None or address.kind.startswith("dns"):
-        return f"{text!r} is no address to listen on; one looks like /ip4/0.0.0.0/tcp/{LISTEN_PORT}"
-    return None
-
-
-def problem_of_announced_address(text: str) -> str | None:
-    """What is wrong with an address to announce, without a peer id; None when it is right."""
-    try:
-        address = parse_address(text)
-    except ValueError as error:
-        return str(error)
-    if address.peer is not None or address.port == 0 or address.is_wildcard:
-        return f"{text!r} cannot be dialled by others; one looks like /ip4/203.0.113.5/tcp/{LISTEN_PORT}"
-    return None
-
-
-def problem_of_dial_address(text: str) -> str | None:
-    """What is wrong with an address to enter the network by, which has to name the peer that answers there."""
-    try:
-        address = parse_address(text)
-    except ValueError as error:
-        return str(error)
-    if address.peer is None:
-        return f"{text!r} must end in the peer id of the node there: …/p2p/12D3KooW…"
-    if address.port == 0 or address.is_wildcard:
-        return f"{text!r} is an address to listen on, not one to dial: the node's own `status` has those"
-    return None
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """What a key may be. `check` returns what is wrong with one text, or None."""
-
-    explanation: str
-    low: float | None = None
-    high: float | None = None
-    choices: tuple[str, ...] = ()
-    check: Check | None = None
-    entries_max: int = 64
-
-
-def key(default: bool | float | str | tuple[str, ...], explanation: str, **bounds: Any) -> Any:
-    """A configuration key: a dataclass field with its rule. Its type is that of its default."""
-    return field(default=default, metadata={"rule": Rule(explanation, **bounds)})
-
-
-@dataclass(frozen=True, slots=True)
-class NodeSection:
-    agent: str = key(
-        "cocoon-node", f"What this node calls itself in its announcements, at most {AGENT_CHARS_MAX} characters.",
-        high=AGENT_CHARS_MAX,
-    )  # fmt: skip
-    home: str = key(
-        "",
-        "Folder of keys, models and databases, relative to this file; empty: ~/.cocoon. --home and COCOON_HOME go first.",
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class IdentitySection:
-    passphrase_file: str = key(
-        "",
-        "File with the passphrase that the key files are encrypted with, relative to this file; empty: the environment "
-        "variables COCOON_PASSPHRASE or COCOON_PASSPHRASE_FILE, and without those the keys are kept as plain files that "
-        "only their owner can read.",
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkSection:
-    listen: tuple[str, ...] = key(
-        (f"/ip4/0.0.0.0/tcp/{LISTEN_PORT}",),
-        "Addresses to accept connections on; tcp/0 takes any free port; an empty list accepts none (a client that only "
-        "dials).",
-        check=problem_of_listen_address,
-    )
-    bootstrap: tuple[str, ...] = key(
-        (),
-        "Addresses of nodes to enter the network by, each ending in /p2p/ and the node's peer id. `cocoon-node up` prints "
-        "its own; none: this node waits for others to join it.",
-        check=problem_of_dial_address,
-    )
-    announce_addresses: tuple[str, ...] = key(
-        (),
-        "Addresses to tell others instead of those this machine sees itself at: a forwarded port, a host name (/dns4/…).",
-        check=problem_of_announced_address,
-        entries_max=16,
-    )
-    private_bootstrap: tuple[str, ...] = key(
-        (),
-        "The same as bootstrap for a private network (`cocoon-node network create | join`): while this home has a "
-        "network key these are used, and those of bootstrap are not.",
-        check=problem_of_dial_address,
-    )
-    dht_mode: str = key(
-        "auto", "Keep records for others? auto: as soon as others can dial this node; server: always; client: only ask.",
-        choices=("auto", "server", "client"),
-    )  # fmt: skip
-    mdns: bool = key(
-        True,
-        "Find, and be found by, nodes on the local network (mDNS). Off by itself for a node that keeps to this machine.",
-    )
-    upnp: bool = key(
-        True,
-        "Ask the home router to forward a port (UPnP), so that others can dial this node. Only when it listens on an "
-        "address that a router could forward to, and announce_addresses is empty.",
-    )
-    relay: str = key(
-        "auto", "Take connections for nodes that cannot be dialled? It costs bandwidth, within fixed bounds. auto: when "
-        "others can dial this node; on; off.",
-        choices=("auto", "on", "off"),
-    )  # fmt: skip
-
-    def entries(self, *, private: bool) -> tuple[str, ...]:
-        """The addresses to enter the network by: the private network's, or the public one's."""
-        return self.private_bootstrap if private else self.bootstrap
-
-    @property
-    def uses_mdns(self) -> bool:
-        """Whether to speak to the local network: never when all that the node listens on, or (for one that only dials)
-        enters by, is this machine itself."""
-        known = parse_dialable((*self.listen, *self.bootstrap, *self.private_bootstrap))
-        ends = [parse_address(text) for text in self.listen] or known
-        return self.mdns and not (ends and all(end.is_loopback for end in ends))
-
-    @property
-    def uses_upnp(self) -> bool:
-        """Whether a router could forward a port to us, and nobody has arranged that by hand."""
-        ends = [parse_address(text) for text in self.listen]
-        forwardable = any(end.is_wildcard or not (end.is_loopback or end.is_public) for end in ends)
-        return self.upnp and forwardable and not self.announce_addresses
-
-
-@dataclass(frozen=True, slots=True)
-class ProviderSection:
-    serve: bool = key(True, "Whether to take other people's jobs for the models installed here.")
-    models: tuple[str, ...] = key(
-        (),
-        "Models to serve: names or ids of installed ones, or paths (with a /, relative to this file) of models to install; "
-        "empty: every installed model.",
-        entries_max=MODELS_PER_ANNOUNCEMENT_MAX,
-    )
-    price_base: int = key(
-        100_000, "Price of a job in nanogram, whatever its size; for models added without a price of their own.",
-        low=0, high=AMOUNT_NANOGRAM_MAX,
-    )  # fmt: skip
-    price_per_item: int = key(
-        10_000, "Price of each item (a text, a row of the first input) in nanogram, on top of price_base.",
-        low=0, high=AMOUNT_NANOGRAM_MAX,
-    )  # fmt: skip
-    slots: int = key(
-        32, "Jobs in progress at the same time for one model; further clients are told to come back.",
-        low=1, high=JOBS_IN_ALL_MAX,
-    )  # fmt: skip
-    tiers: tuple[str, ...] = key(
-        ("sealed", "open"),
-        "Kinds of job to take. sealed: encrypted to this process; open: encrypted between neighbours only.",
-        choices=("sealed", "open"),
-    )
-    items_max: int = key(1024, "Items of one job.", low=1, high=ITEMS_PER_JOB_MAX)
-    input_bytes_max: int = key(512 * MIB, "Bytes of one job's input.", low=1024, high=JOB_BYTES_MAX)
-    bytes_in_flight_max: int = key(
-        1024 * MIB, "Bytes of memory for the inputs of all jobs together.", low=1024, high=JOB_BYTES_IN_FLIGHT_MAX
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class ClientSection:
-    max_price: int = key(
-        10_000_000, "The most that one job of ours may cost, in nanogram; 0: no limit. --max-price goes first.",
-        low=0, high=AMOUNT_NANOGRAM_MAX,
-    )  # fmt: skip
-    tier: str = key(
-        "sealed", "Kind of job to ask for. sealed: only the chosen provider's process sees the input.",
-        choices=("sealed", "open"),
-    )  # fmt: skip
-    timeout_s: float = key(
-        JOB_TIMEOUT_DEFAULT_S, "Seconds from asking for a job to its result.", low=0.1, high=JOB_TIMEOUT_MAX_S
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class ExecutionSection:
-    threads: int = key(0, "CPU threads of each model's worker; 0: one for each core.", low=0, high=1024)
-    batch_items_max: int = key(
-        BATCH_ITEMS_MAX, "Queued items that are run together at most.", low=1, high=ITEMS_PER_JOB_MAX
-    )
-    providers: str = key(
-        "auto", "Device to run on. auto: a GPU when a probe shows that it works, else the CPU; cpu; cuda: a GPU or nothing.",
-        choices=("auto", "cpu", "cuda"),
-    )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class SettlementSection:
-    backend: str = key("local", "Where money is counted. local: test money without value.", choices=("local",))
-
-
-@dataclass(frozen=True, slots=True)
-class LogSection:
-    level: str = key("warning", "What is written to stderr.", choices=("error", "warning", "info", "debug"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +59,9 @@ class NodeConfig:
     identity: IdentitySection = IdentitySection()
     network: NetworkSection = NetworkSection()
     provider: ProviderSection = ProviderSection()
+    idle: IdleSection = IdleSection()
     client: ClientSection = ClientSection()
+    market: MarketSection = MarketSection()
     execution: ExecutionSection = ExecutionSection()
     settlement: SettlementSection = SettlementSection()
     log: LogSection = LogSection()

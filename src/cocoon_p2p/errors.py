@@ -76,16 +76,24 @@ class RefusalReason(IntEnum):
 
 class PeerRefused(CocoonError):
     """A well-formed "no" from a provider. `needed` is the number that would make it a yes: nanogram for PRICE, a
-    cumulative amount for PAYMENT, milliseconds to wait for BUSY, a bound for LIMITS; None where no number would."""
+    cumulative amount for PAYMENT, milliseconds to wait for BUSY, a bound for LIMITS; None where no number would.
+    `signed` is the provider's own word to show: body and signature (job/1 §3.11); None for a "no" of our own."""
 
     default_code = "REFUSED"
 
     def __init__(
-        self, reason: RefusalReason, detail: str, *, needed: int | None = None, hint: str | None = None
+        self,
+        reason: RefusalReason,
+        detail: str,
+        *,
+        needed: int | None = None,
+        hint: str | None = None,
+        signed: tuple[bytes, bytes] | None = None,
     ) -> None:
         super().__init__(detail, code=reason.name, retryable=True, hint=hint)
         self.reason = reason
         self.needed = needed
+        self.signed = signed
 
 
 class TransportError(CocoonError):

@@ -9,6 +9,7 @@
   network.name          what its people call that network; optional
   network.fingerprint   its fingerprint, beside an encrypted key, so that looking needs no passphrase
   lock                  held while a node runs, holds its process id
+  market.db             what was heard of the market: history, and hints for the next start; may be moved away
   state.sqlite3  ledger.sqlite3  models/  api.sock (or api.path, which says where the socket is)
 """
 
@@ -118,6 +119,7 @@ class Home:
         self.lock_file = self.path / "lock"
         self.state_file = self.path / "state.sqlite3"
         self.ledger_file = self.path / "ledger.sqlite3"
+        self.market_file = self.path / "market.db"
         self.models_folder = self.path / "models"
         self._socket_file = self.path / "api.sock"
         self._socket_record = self.path / "api.path"

@@ -130,7 +130,7 @@ def test_json(start: Start, text: str, folder: Path) -> None:
     providers = {provider["peer_id"] for provider in shown["providers"]}
     assert len(providers) == 3
     assert {offer["peer_id"] for offer in shown["offers"]} == providers
-    assert {(offer["price_base"], offer["price_per_item"]) for offer in shown["offers"]} == set(PRICES)
+    assert {tuple(offer["prices"]["sealed"].values()) for offer in shown["offers"]} == set(PRICES)
     assert "graphics card" in shown["passages"][0]["text"]
     scores = [passage["score"] for passage in shown["passages"]]
     assert scores == sorted(scores, reverse=True)

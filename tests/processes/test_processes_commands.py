@@ -92,8 +92,8 @@ def test_a_model_added_to_a_running_node_is_offered_at_once(market_town: Town, t
         "models", "add", str(file), "--name", "late", "--price-base", "5", "--price-per-item", "2", home=provider.home
     )
     assert (added.status, "offers it now" in added.err) == (0, True), added.err
-    (offer,) = market_town.cli("offers", "--model", "late", "--json", home=client.home).json["offers"]
-    assert (offer["peer_id"], offer["price_base"], offer["price_per_item"]) == (provider.peer_id, 5, 2)
+    (offer,) = market_town.cli("offers", "late", "--json", home=client.home).json["offers"]
+    assert (offer["peer_id"], *offer["prices"]["sealed"].values()) == (provider.peer_id, 5, 2)
     x = np.array([[1, 2], [5, 4]], np.float32)
     result, outputs = client.run("late", {"x": x})
     assert outputs["y"].tolist() == [[-2, -1], [2, 1]]
@@ -132,8 +132,13 @@ def test_status_peers_offers(market_town: Town) -> None:
     offers = market_town.cli("offers", "--json", home=client.home).json["offers"]
     assert {"matmul", "two", "slow", "letters"} <= {offer["name"] for offer in offers}
     assert {offer["peer_id"] for offer in offers} == {provider.peer_id}
-    (one,) = market_town.cli("offers", "--model", "two", "--json", home=client.home).json["offers"]
-    assert (one["price_base"], one["price_per_item"], set(one["tiers"])) == (100_000, 10_000, {"sealed", "open"})
+    two = market_town.cli("offers", "two", "--json", home=client.home).json
+    (one,) = two["offers"]
+    same = {"base_nanogram": 100_000, "per_unit_nanogram": 10_000}
+    assert one["prices"] == {"open": same, "sealed": same}
+    assert [(line["tier"], line["providers"], line["best_nanogram"]) for line in two["book"]] == [
+        ("sealed", 1, 110_000), ("open", 1, 110_000),
+    ]  # fmt: skip
     client.run("matmul", {"x": np.ones((1, 4), np.float32)})  # which connects the two
     peers = market_town.cli("peers", "--json", home=client.home).json["peers"]
     assert {provider.peer_id, bootstrap.peer_id} <= {peer["peer_id"] for peer in peers}

@@ -57,8 +57,16 @@ class LocalApi:
         given = {name: value for name, value in parameters.items() if value is not None}
         return decode_json(bytes(self._call("GET", address, params=given)))
 
-    def post(self, address: str, value: Mapping[str, Any]) -> dict[str, Any]:
-        return decode_json(bytes(self._call("POST", address, json=value)))
+    def get_bytes(self, address: str) -> bytes:
+        """What stands at an address that answers with a file."""
+        return bytes(self._call("GET", address))
+
+    def post(
+        self, address: str, value: Mapping[str, Any], *, timeout_s: float | None = READ_TIMEOUT_S
+    ) -> dict[str, Any]:
+        """`timeout_s` without a word from the node; None: as long as it takes."""
+        timeout = self._httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S)
+        return decode_json(bytes(self._call("POST", address, json=value, timeout=timeout)))
 
     def run(self, head: Mapping[str, Any], payload: Payload) -> tuple[dict[str, Any], Payload]:
         """One job: its result and its outputs, whose data are views into the answer. The node bounds the time."""
@@ -77,6 +85,10 @@ class LocalApi:
             timeout=self._httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
         )
         return decode_frame(answer)
+
+    def canary(self, model: str, seed: int) -> tuple[dict[str, Any], Payload]:
+        """What the node's own engine answers to a made-up input (`Node.own_answer`)."""
+        return decode_frame(self._call("POST", "/v1/canary", json={"model": model, "seed": seed}))
 
     def _call(self, method: str, address: str, **arguments: Any) -> bytearray:
         try:

@@ -15,6 +15,7 @@ import trio
 
 from cocoon_p2p.cli import demo_screen as screen
 from cocoon_p2p.cli.demo_folder import demo_folder, model_cache
+from cocoon_p2p.cli.demo_handover import Handover, run_and_kill, texts_for
 from cocoon_p2p.cli.demo_network import (
     Child,
     ChildFailed,
@@ -95,8 +96,8 @@ class Demo:
     def __post_init__(self) -> None:
         providers = len(provider_plans(self.listen))
         batches = -(-len(self.source.paragraphs) // BATCH_PARAGRAPHS)
-        # The model, bootstrap and client, the first job, offers, the question, and the direct run.
-        self.progress = Progress(providers + batches + 7, sys.stderr)
+        # The model, bootstrap and client, the first job, offers, the question, the direct run, and the killed provider.
+        self.progress = Progress(providers + batches + 8, sys.stderr)
 
     @property
     def spent(self) -> int:
@@ -113,6 +114,7 @@ class Findings:
     passages: list[Passage]
     job: dict[str, Any]
     against: screen.Comparison
+    handover: Handover
     join: str
 
     def as_json(self) -> dict[str, Any]:
@@ -128,6 +130,7 @@ class Findings:
             "local_ms": self.against.local_ms,
             "overhead_ms": self.against.overhead_ms,
             "receipt": self.job["receipt"],
+            "handover": self.handover.as_json(),
             "join": self.join,
         }
 
@@ -174,16 +177,21 @@ async def _show(demo: Demo, children: Children, folder: Path) -> None:
             screen.show_nodes(names, peers, offers)
         vectors = await _embed(demo, api)
         job, answer = await _ask(demo, api)
-    passages = nearest(vectors, answer, demo.source.paragraphs, PASSAGES)
-    against = await _compare(demo, workshop, model_folder(providers[0].home, model_id), job, _offer_of(job, offers))
+        passages = nearest(vectors, answer, demo.source.paragraphs, PASSAGES)
+        folder_of_model = model_folder(providers[0].home, model_id)
+        against = await _compare(demo, workshop, folder_of_model, job, _offer_of(job, offers))
+        join = f"cocoon-node up --bootstrap {best_address(list(bootstrap.addresses))}"
+        if not demo.json:
+            demo.progress.clear()
+            screen.show_passages(demo.question, demo.source.name, len(demo.source.paragraphs), passages)
+            screen.show_job(demo.jobs[0], job, names.get(job["provider"], "a provider"), against)
+            screen.show_price(job, _offer_of(job, offers), len(demo.jobs), demo.spent, signed=both_signed(job))
+    handover = await _hand_over(demo, children, client, names, vectors)
     progress.finish()
-    join = f"cocoon-node up --bootstrap {best_address(list(bootstrap.addresses))}"
     if demo.json:
-        print_json(Findings(providers, offers, passages, job, against, join).as_json())
+        print_json(Findings(providers, offers, passages, job, against, handover, join).as_json())
     else:
-        screen.show_passages(demo.question, demo.source.name, len(demo.source.paragraphs), passages)
-        screen.show_job(demo.jobs[0], job, names.get(job["provider"], "a provider"), against)
-        screen.show_price(job, _offer_of(job, offers), len(demo.jobs), demo.spent, signed=both_signed(job))
+        screen.show_handover(handover)
         screen.show_join(join, loopback=_is_loopback(bootstrap), keep=demo.keep)
     demo.shown = True
     if demo.keep:
@@ -305,6 +313,36 @@ async def _compare(
         runs=measured["runs"],
         threads=measured["threads"],
         total_ms=job["timeline_ms"]["total"],
+    )
+
+
+async def _hand_over(
+    demo: Demo, children: Children, client: RunningNode, names: dict[str, str], vectors: NDArray[np.float32]
+) -> Handover:
+    """A longer job whose provider is killed in the middle of it."""
+    import numpy as np
+
+    from cocoon_p2p.execution.arrays import to_arrays
+
+    demo.progress.begin("a provider is killed in the middle of a job")
+    paragraphs = demo.source.paragraphs
+    batches = demo.jobs[1 : 1 + -(-len(paragraphs) // BATCH_PARAGRAPHS)]
+    texts = texts_for(paragraphs, sum(job["timeline_ms"]["execute"] for job in batches) / len(paragraphs))
+    payload = Payload((string_tensor(TEXT_INPUT, texts),), (OUTPUT,))
+    run = await run_and_kill(children, client, names, {"model": MODEL}, payload)
+    demo.progress.done("another provider has finished the job")
+    expected = vectors[[number % len(paragraphs) for number in range(len(texts))]]
+    timeline = run.result["timeline_ms"]
+    return Handover(
+        texts=len(texts),
+        killed=run.killed,
+        killed_after_ms=round(run.killed_after_ms, 1),
+        finished_by=names.get(run.result["provider"], run.result["provider"]),
+        answer_after_ms=round(run.answer_after_ms, 1),
+        work_ms=round(timeline["queue"] + timeline["execute"], 1),
+        price_nanogram=int(run.result["price_nanogram"]),
+        providers_paid=run.receipts,
+        largest_difference=float(np.abs(to_arrays(run.output)[OUTPUT] - expected).max()),
     )
 
 

@@ -166,6 +166,11 @@ class Child:
                 await self._gone.wait()
         self._streams.cancel()
 
+    def kill(self) -> None:
+        """As `kill -9`: it gets no chance to say goodbye."""
+        self._stopping = True
+        self._signal(signal.SIGKILL)
+
     def _signal(self, number: signal.Signals) -> None:
         """To it and to whatever it started, but for those in sessions of their own, which end when it does."""
         with suppress(ProcessLookupError, PermissionError):  # macOS says the latter of a process that has ended
@@ -222,6 +227,10 @@ class Children:
             arguments += ["--bootstrap", address]
         ready = await (await self.start(plan.name, arguments)).line(START_TIMEOUT_S)
         return RunningNode(plan.name, plan.config, home, ready["peer_id"], tuple(ready["addresses"]))
+
+    def kill(self, name: str) -> None:
+        """End the child of this name at once, as `kill -9` does."""
+        next(child for child in self._children if child.name == name).kill()
 
     async def _stop(self) -> None:
         async with trio.open_nursery() as nursery:

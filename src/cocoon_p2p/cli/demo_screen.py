@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cocoon_p2p.cli.demo_handover import Handover
 from cocoon_p2p.cli.demo_progress import blocks
 from cocoon_p2p.cli.demo_search import Passage
 from cocoon_p2p.cli.output import Column, paint, print_table, printable, terminal_columns
@@ -93,12 +94,26 @@ def show_job(first: Mapping[str, Any], job: Mapping[str, Any], name: str, agains
 
 def show_price(job: Mapping[str, Any], offer: Mapping[str, Any] | None, jobs: int, spent: int, *, signed: bool) -> None:
     paid = int(job["price_nanogram"])
-    terms = "" if offer is None else f": {price(offer['price_base'], offer['price_per_item'])}"
+    terms = "" if offer is None else f": {price(*_prices(offer))}"
     print()
     _fact("price", f"{gram(paid)}{terms}")
     _fact("", f"{format_nanogram(paid)}; {TEST_MONEY}")
     _fact("receipt", "signed by provider and client; both signatures checked" if signed else "not signed by both")
     _fact("in all", f"{jobs} jobs for {gram(spent)}")
+
+
+def show_handover(handover: Handover) -> None:
+    """A provider that died in the middle of a job, and what became of the job."""
+    _title(f"The same again with {handover.texts} texts, and {handover.killed} is killed in the middle of it")
+    _fact("killed", f"{handover.killed} with kill -9, {handover.killed_after_ms:.0f} ms after it got the job")
+    _fact(
+        "answer",
+        f"from {handover.finished_by} {handover.answer_after_ms:.0f} ms after the kill, of which {handover.work_ms:.0f} ms "
+        "were its own work",
+    )
+    _fact("", f"largest difference to the vectors of before: {handover.largest_difference:.1g}")
+    times = "one provider" if handover.providers_paid == 1 else f"{handover.providers_paid} providers"
+    _fact("price", f"{gram(handover.price_nanogram)}, to {times}; who was killed earned nothing with it")
 
 
 def show_join(command: str, *, loopback: bool, keep: bool) -> None:
@@ -142,8 +157,14 @@ def _node_row(names: Mapping[str, str], peer: Mapping[str, Any], offers: Sequenc
     identity = peer["peer_id"]
     offer = next((each for each in offers if each["peer_id"] == identity), None)
     address = next(iter(peer.get("addresses") or []), "-").partition("/p2p/")[0]
-    prices = ["-", "-"] if offer is None else [gram(offer[key])[:-5] for key in ("price_base", "price_per_item")]
+    prices = ["-", "-"] if offer is None else [gram(amount)[:-5] for amount in _prices(offer)]
     return [names.get(identity, "-"), short_peer(identity), address, *prices, "-" if offer is None else offer["device"]]
+
+
+def _prices(offer: Mapping[str, Any]) -> tuple[int, int]:
+    """Of a sealed job, as the demo's are: nanogram a job, and an item."""
+    sealed = offer["prices"]["sealed"]
+    return int(sealed["base_nanogram"]), int(sealed["per_unit_nanogram"])
 
 
 def _title(text: str) -> None:

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from cocoon_p2p.cli.evidence import accused_jobs
 from cocoon_p2p.cli.output import print_note
 from cocoon_p2p.cli.place import home_option
 from cocoon_p2p.config import NodeConfig
 from cocoon_p2p.errors import ConfigError
 from cocoon_p2p.home import Home
+from cocoon_p2p.ids import Tier
 from cocoon_p2p.tensors import Payload
 
 if TYPE_CHECKING:
@@ -20,20 +22,36 @@ if TYPE_CHECKING:
 
 
 def offers_as_guest(
-    home: Home, config: NodeConfig, bootstrap: Sequence[str], model: str | None
-) -> list[dict[str, Any]]:
-    """The offers that a newcomer finds. Raises ConfigError without a bootstrap address."""
-    return trio.run(partial(_offers, home, _guest_config(home, config, bootstrap), model))
+    home: Home, config: NodeConfig, bootstrap: Sequence[str], model: str | None, tier: str | None
+) -> dict[str, Any]:
+    """The market that a newcomer finds, as `Node.market` gives it. Raises ConfigError without a bootstrap address."""
+    return trio.run(partial(_offers, home, guest_config(home, config, bootstrap), model, tier))
 
 
 def run_as_guest(
-    home: Home, config: NodeConfig, bootstrap: Sequence[str], head: dict[str, Any], payload: Payload
+    home: Home,
+    config: NodeConfig,
+    bootstrap: Sequence[str],
+    head: dict[str, Any],
+    payload: Payload,
+    *,
+    evidence: dict[str, bytes],
 ) -> tuple[dict[str, Any], Payload]:
-    """One job: its result as the local API gives it, and its outputs. Raises CocoonError."""
-    return trio.run(partial(_run, home, _guest_config(home, config, bootstrap), head, payload))
+    """One job, or a dry run: its result as the local API gives it, and its outputs. Evidence of wrong answers goes into
+    `evidence`, by job. Raises CocoonError."""
+    return trio.run(partial(_run, home, guest_config(home, config, bootstrap), head, payload, evidence))
 
 
-def _guest_config(home: Home, config: NodeConfig, bootstrap: Sequence[str]) -> NodeConfig:
+def audit_as_guest(
+    home: Home, config: NodeConfig, bootstrap: Sequence[str], wanted: dict[str, Any], providers: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Canary jobs, as `Node.audit` gives them. `wanted` are its arguments; `providers` as they were typed. Raises
+    CocoonError."""
+    return trio.run(partial(_audit, home, guest_config(home, config, bootstrap), wanted, providers))
+
+
+def guest_config(home: Home, config: NodeConfig, bootstrap: Sequence[str]) -> NodeConfig:
+    """The configuration of a node for one question. Raises ConfigError without anybody to enter by."""
     private = home.private_network()
     entries = config.network.entries(private=private is not None)
     if not bootstrap and not entries and not _knows_anybody(home, "" if private is None else private.fingerprint):
@@ -58,22 +76,44 @@ def _knows_anybody(home: Home, fingerprint: str) -> bool:
         return False
 
 
-async def _offers(home: Home, config: NodeConfig, model: str | None) -> list[dict[str, Any]]:
+async def _offers(home: Home, config: NodeConfig, model: str | None, tier: str | None) -> dict[str, Any]:
     from cocoon_p2p.node import Node
 
     async with Node.open(home.path, config=config) as node:
-        offers: list[dict[str, Any]] = await node.offers(model)
-    return offers
+        market: dict[str, Any] = await node.market(model, tier=None if tier is None else Tier[tier.upper()])
+    return market
 
 
 async def _run(
-    home: Home, config: NodeConfig, head: dict[str, Any], payload: Payload
+    home: Home, config: NodeConfig, head: dict[str, Any], payload: Payload, evidence: dict[str, bytes]
 ) -> tuple[dict[str, Any], Payload]:
-    from cocoon_p2p.gateway.run_json import result_to_json, run_request
+    from cocoon_p2p.gateway.run_json import is_dry_run, result_to_json, run_request
     from cocoon_p2p.node import Node
 
     request = run_request(head)
     result: RunResult
     async with Node.open(home.path, config=config) as node:
+        if is_dry_run(head):
+            return await node.consider(request, payload), Payload(())
         result = await node.run_payload(request, payload)
-    return result_to_json(result), result.payload
+        row = result_to_json(result)
+        for job_id in accused_jobs(row):
+            found = node.evidence(job_id)
+            if found is not None:
+                evidence[job_id] = found
+    return row, result.payload
+
+
+async def _audit(
+    home: Home, config: NodeConfig, wanted: dict[str, Any], providers: Sequence[str]
+) -> list[dict[str, Any]]:
+    from cocoon_p2p.cli.peer_names import find_peer
+    from cocoon_p2p.node import Node
+
+    async with Node.open(home.path, config=config) as node:
+        peers = None
+        if providers:
+            known = [offer["peer_id"] for offer in await node.offers(wanted["model"])]
+            peers = [find_peer(each, known) for each in providers]
+        rows: list[dict[str, Any]] = await node.audit(providers=peers, **wanted)
+    return rows

@@ -8,9 +8,11 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from cocoon_p2p.cli.parser_checks import add_check_commands
+from cocoon_p2p.cli.parser_jobs import add_job_commands, nanogram
+from cocoon_p2p.cli.parser_market import add_market_commands, with_history
 from cocoon_p2p.cli.parser_network import add_network_commands
-from cocoon_p2p.ids import parse_peer_id
-from cocoon_p2p.limits import AMOUNT_NANOGRAM_MAX, API_LIST_ROWS_MAX, JOB_TIMEOUT_MAX_S
+from cocoon_p2p.limits import API_LIST_ROWS_MAX
 
 PROGRAM = "cocoon-node"
 LIST_ROWS_DEFAULT = 20
@@ -50,7 +52,7 @@ class Parser(argparse.ArgumentParser):
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options of a command; `function` names what carries it out, as "module:function". Raises SystemExit."""
     parser = build_parser()
-    options, unknown = parser.parse_known_args(arguments)
+    options, unknown = parser.parse_known_args(with_history(arguments))
     if unknown:  # said by the command's own parser, which knows its options
         getattr(options, "parser", parser).error(f"unrecognized arguments: {' '.join(unknown)}")
     if not hasattr(options, "home"):
@@ -79,8 +81,10 @@ def build_parser() -> Parser:
     commands = _Commands(parser.add_subparsers(metavar="COMMAND", title="commands", required=False), home)
     _add_node_commands(commands)
     _add_models(commands)
-    _add_run(commands)
+    add_job_commands(commands, _add_network_options)
     _add_lists(commands)
+    add_market_commands(commands, _add_network_options)
+    add_check_commands(commands, _add_network_options, nanogram)
     add_network_commands(commands, _add_config_option)
     _add_demo(commands)
     commands.add("version", "cocoon_p2p.cli.version:run", "show the version of the program and of what it is made of")
@@ -157,35 +161,9 @@ def _add_models(commands: _Commands) -> None:
     remove.add_argument("model", metavar="NAME_OR_ID")
 
 
-def _add_run(commands: _Commands) -> None:
-    run = commands.add(
-        "run", "cocoon_p2p.cli.run:run", "have a model run by a provider, sealed and paid, and get its outputs",
-        epilog="Works through the node that runs on this home; without one, give --bootstrap.",
-    )  # fmt: skip
-    run.add_argument("model", metavar="MODEL", help="name or id of a model; `cocoon-node offers` lists them")
-    run.add_argument("--input", metavar="NAME=FILE.npy", action="append", default=[], type=_input,
-                     help="an input tensor; repeatable; FILE.npy:bfloat16 for bits of a type that numpy lacks")  # fmt: skip
-    run.add_argument("--text", metavar="TEXT", action="append", default=[],
-                     help="a text for a model that takes texts; repeatable")  # fmt: skip
-    run.add_argument("--output", metavar="DIR", help="write each output to DIR/<output name>.npy")
-    run.add_argument("--max-price", metavar="NANOGRAM", type=nanogram,
-                     help="the most the job may cost (default: node.toml)")  # fmt: skip
-    run.add_argument("--tier", choices=("sealed", "open"),
-                     help="sealed: only the provider's process sees the input (default); open: its neighbours may")  # fmt: skip
-    run.add_argument("--provider", metavar="PEER_ID", type=_peer_id, help="have it run by this provider only")
-    run.add_argument("--timeout", metavar="S", type=_seconds, help="give up after so many seconds (default: node.toml)")
-    _add_network_options(run)
-
-
 def _add_lists(commands: _Commands) -> None:
     status = commands.add("status", "cocoon_p2p.cli.show:run_status", "what the running node does")
     status.add_argument("--verbose", action="store_true", help="all counters of what was dropped or refused, too")
-    offers = commands.add(
-        "offers", "cocoon_p2p.cli.show:run_offers", "who runs which model at which price",
-        epilog="Works through the node that runs on this home; without one, give --bootstrap.",
-    )  # fmt: skip
-    offers.add_argument("--model", metavar="NAME_OR_ID", help="offers of this model only")
-    _add_network_options(offers)
     for name, about in (("jobs", "the newest jobs, asked for or done"), ("receipts", "the newest receipts")):
         rows = commands.add(name, f"cocoon_p2p.cli.history:run_{name}", about)
         rows.add_argument("--limit", metavar="N", type=_rows, default=LIST_ROWS_DEFAULT,
@@ -208,42 +186,10 @@ def _add_demo(commands: _Commands) -> None:
     demo.add_argument("--keep", action="store_true", help="let the network run until Ctrl-C")
 
 
-def nanogram(text: str) -> int:
-    """An amount on the command line."""
-    digits = text.replace("_", "").replace(",", "")
-    if not (digits.isascii() and digits.isdigit() and len(digits) <= 19 and int(digits) <= AMOUNT_NANOGRAM_MAX):
-        raise argparse.ArgumentTypeError(f"{text!r} is no amount of nanogram: a whole number, not negative")
-    return int(digits)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= JOB_TIMEOUT_MAX_S:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0 and up to {JOB_TIMEOUT_MAX_S:.0f}")
-    return value
-
-
 def _rows(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= API_LIST_ROWS_MAX):
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to {API_LIST_ROWS_MAX}")
     return int(text)
-
-
-def _peer_id(text: str) -> str:
-    try:
-        return parse_peer_id(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _input(text: str) -> tuple[str, str]:
-    name, equals, file = text.partition("=")
-    if not (name and equals and file):
-        raise argparse.ArgumentTypeError(f"{text!r} must look like NAME=FILE.npy")
-    return name, file
 
 
 def _listen_address(text: str) -> str:

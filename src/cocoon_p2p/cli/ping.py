@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 from cocoon_p2p.cli.api_client import LocalApi
+from cocoon_p2p.cli.interrupts import sigterm_as_ctrl_c
 from cocoon_p2p.cli.output import print_json, print_note
 from cocoon_p2p.cli.peer_names import find_peer
 from cocoon_p2p.cli.peers import known_peers, via, where
@@ -31,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
         times: list[float | None] = []
         failure: CocoonError | None = None
         try:
-            with _sigterm_as_ctrl_c():
+            with sigterm_as_ctrl_c():
                 failure = _ping(api, peer, options.count, times, quiet=options.json)
         except KeyboardInterrupt:
             print_note("stopped")
@@ -44,20 +41,6 @@ def run(options: argparse.Namespace) -> int:
     else:
         print(_summary_line(peer, times, answered))
     return 0 if answered or not times else FAILED
-
-
-@contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """`timeout 10 cocoon-node ping` gets a summary, too."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _ping(api: LocalApi, peer: str, count: int, times: list[float | None], *, quiet: bool) -> CocoonError | None:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from cocoon_p2p.cli.api_client import connect
+from cocoon_p2p.cli.evidence import accused_jobs, evidence_option, write_evidence
 from cocoon_p2p.cli.output import NO_BREAK, print_json, print_note, print_pairs
 from cocoon_p2p.cli.outputs import describe, make_folder, preview, read_inputs, write_outputs
 from cocoon_p2p.cli.place import load_place
+from cocoon_p2p.cli.why import print_consideration
 from cocoon_p2p.cli.words import TEST_MONEY, gram, milliseconds, short_id
 from cocoon_p2p.errors import ConfigError
 from cocoon_p2p.tensors import Payload
@@ -21,21 +23,32 @@ STEPS = ("discover", "quote", "seal", "queue", "execute", "return", "receipt")
 
 def run(options: argparse.Namespace) -> int:
     home, config = load_place(options)
-    folder = _output_folder(options.output)
+    folder, evidence_folder = _output_folder(options.output), evidence_option(options)
     payload = read_inputs(options.input, options.text)
-    if folder is not None:
+    if folder is not None and not options.dry_run:
         make_folder(folder)  # before the job is paid for
     head = request_head(options)
+    evidence: dict[str, bytes] = {}
     api = connect(home.api_socket())
     if api is not None:
         if options.bootstrap or options.config:
             print_note("a node runs here and does the job; --bootstrap and --config are for when none does")
         with api:
             result, outputs = api.run(head, payload)
+            if evidence_folder is not None:
+                evidence = {job: api.get_bytes(f"/v1/evidence/{job}") for job in accused_jobs(result)}
     else:
         from cocoon_p2p.cli.guest import run_as_guest
 
-        result, outputs = run_as_guest(home, config, options.bootstrap, head, payload)
+        result, outputs = run_as_guest(home, config, options.bootstrap, head, payload, evidence=evidence)
+    if options.dry_run:
+        if options.json:
+            print_json(result)
+        else:
+            print_consideration(result)
+        return 0
+    if evidence_folder is not None:
+        write_evidence(evidence_folder, evidence)
     files = {} if folder is None else write_outputs(outputs, folder)
     if options.json:
         described = {tensor.name: describe(tensor, files.get(tensor.name)) for tensor in outputs.tensors}
@@ -47,12 +60,20 @@ def run(options: argparse.Namespace) -> int:
 
 def request_head(options: argparse.Namespace) -> dict[str, Any]:
     """What /v1/run asks for; what was not given on the command line is left to the node's configuration."""
+    given = {"hedge": options.hedge, "quorum": options.quorum, "dry_run": options.dry_run or None}
+    return limits_head(options) | {key: value for key, value in given.items() if value is not None}
+
+
+def limits_head(options: argparse.Namespace) -> dict[str, Any]:
+    """The part of it that each job of `map` has, too."""
     given = {
         "model": options.model,
         "tier": options.tier,
         "max_price": options.max_price,
         "provider": options.provider,
         "timeout_s": options.timeout,
+        "min_reliability": options.min_reliability,
+        "prefer": options.prefer,
     }
     return {key: value for key, value in given.items() if value is not None}
 
@@ -83,8 +104,21 @@ def _print_result(result: dict[str, Any], outputs: Payload, files: dict[str, Pat
             ("time", milliseconds(timeline.get("total"))),
             ("", steps),
             ("job", f"{short_id(result.get('job_id'), 32)}; its receipt: cocoon-node receipts"),
+            *_agreement_pairs(result.get("agreement")),
         ]
     )
+
+
+def _agreement_pairs(agreement: dict[str, Any] | None) -> list[tuple[str, Any]]:
+    """What a quorum said, and what all of it cost."""
+    if not agreement:
+        return []
+    total = int(agreement.get("price_nanogram") or 0)
+    said = f"{agreement.get('agreed')} of {agreement.get('asked')} agree; all answers together {gram(total)}"
+    disagree = [each for each in agreement.get("providers") or [] if each.get("agrees") is not True]
+    return [("quorum", said)] + [
+        ("", f"{each.get('provider')}: {each.get('error') or 'another answer'}") for each in disagree
+    ]
 
 
 def _step(name: str, ms: float) -> str:

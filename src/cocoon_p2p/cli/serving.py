@@ -15,16 +15,34 @@ NOTHING_EVER = "nothing: [provider] serve is false"
 def serving_pairs(status: dict[str, Any], *, verbose: bool = False) -> Pairs:
     """The lines about models and money out of a node's status. `verbose`: with all that was tried to find a device."""
     pairs: Pairs = []
+    idle = status.get("idle") or {}
+    if idle.get("resting"):
+        pairs.append(("serving", _resting(idle)))
     for place, models in _by_place(status.get("models") or (), verbose).items():
         for model in models:
             name = f"{model.get('name')} ({short_id(model.get('model_id'))})"
-            pairs.append(("serving", f"{name} for {price(model.get('price_base'), model.get('price_per_item'))}"))
+            asked = price(model.get("price_base"), model.get("price_per_item"))
+            label, before = ("", "afterwards ") if idle.get("resting") else ("serving", "")
+            pairs.append((label, f"{before}{name} for {asked}{_policy(model)}"))
         pairs.append(("", place))
     if not pairs:
         pairs.append(("serving", NOTHING if status.get("serve", True) else NOTHING_EVER))
     network = status.get("settlement_network")
     pairs.append(("money", money_note(network)))
     return pairs
+
+
+def _resting(idle: dict[str, Any]) -> str:
+    """Why the idle rules keep the node from serving, and until when as far as that is known."""
+    needed_ms = idle.get("needed_ms")
+    until = "" if needed_ms is None else f"; again in {max(1, round(needed_ms / 60_000))} min at the earliest"
+    return f"resting - {idle.get('detail')}{until}"
+
+
+def _policy(model: dict[str, Any]) -> str:
+    """How the price moves, when it does."""
+    pricing = model.get("pricing") or "fixed"
+    return "" if pricing == "fixed" else f" ({pricing})"
 
 
 def _by_place(models: Iterable[dict[str, Any]], verbose: bool) -> dict[str, list[dict[str, Any]]]:

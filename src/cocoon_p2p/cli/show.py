@@ -1,13 +1,12 @@
-"""`cocoon-node status | offers`: what the running node knows at this moment."""
+"""`cocoon-node status`: what the running node is and does at this moment."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from cocoon_p2p.cli.api_client import connect
-from cocoon_p2p.cli.output import Column, print_json, print_note, print_pairs, print_table
-from cocoon_p2p.cli.place import find_home, load_place, running_node
+from cocoon_p2p.cli.output import print_json, print_pairs
+from cocoon_p2p.cli.place import find_home, running_node
 from cocoon_p2p.cli.reach import (
     bootstrap_pairs,
     clock_pairs,
@@ -17,18 +16,7 @@ from cocoon_p2p.cli.reach import (
     refused_pairs,
 )
 from cocoon_p2p.cli.serving import serving_pairs
-from cocoon_p2p.cli.words import duration, gram, money_note, short_id, short_peer, size, widest_first
-
-OFFER_COLUMNS = (
-    Column("MODEL", elastic=True),
-    Column("ID"),
-    Column("PROVIDER"),
-    Column("A JOB", right=True),
-    Column("AN ITEM", right=True),
-    Column("TIERS", elastic=True),
-    Column("FREE", right=True),
-    Column("DEVICE", elastic=True),
-)
+from cocoon_p2p.cli.words import duration, size, widest_first
 
 
 def run_status(options: argparse.Namespace) -> int:
@@ -39,27 +27,6 @@ def run_status(options: argparse.Namespace) -> int:
     else:
         counters = counter_pairs(status) if options.verbose else refused_pairs(status)
         print_pairs(_status_pairs(status, verbose=options.verbose) + counters)
-    return 0
-
-
-def run_offers(options: argparse.Namespace) -> int:
-    """Through the running node, or through one that joins the network for this question."""
-    home, config = load_place(options)
-    api = connect(home.api_socket())
-    if api is not None:
-        with api:
-            offers = api.get("/v1/offers", model=options.model).get("offers", [])
-    else:
-        from cocoon_p2p.cli.guest import offers_as_guest
-
-        offers = offers_as_guest(home, config, options.bootstrap, options.model)
-    if options.json:
-        print_json({"offers": offers})
-    elif offers:
-        print_table(OFFER_COLUMNS, [_offer_cells(offer) for offer in offers])
-        print_note(f"prices in GRAM: {money_note(offers[0].get('settlement_network'))}; full ids with --json")
-    else:
-        print_note("nobody else offers that" if options.model else "nobody else offers anything yet")
     return 0
 
 
@@ -78,17 +45,3 @@ def _status_pairs(status: dict[str, Any], *, verbose: bool) -> list[tuple[str, A
     if status.get("memory_bytes"):
         pairs.append(("memory", size(status["memory_bytes"])))
     return pairs
-
-
-def _offer_cells(offer: dict[str, Any]) -> list[Any]:
-    free, total = offer.get("slots_free"), offer.get("slots_total")
-    return [
-        offer.get("name"),
-        short_id(offer.get("model_id")),
-        short_peer(offer.get("peer_id")),
-        gram(offer.get("price_base")).removesuffix(" GRAM"),
-        gram(offer.get("price_per_item")).removesuffix(" GRAM"),
-        ",".join(str(tier) for tier in offer.get("tiers") or ()),
-        f"{free}/{total}",
-        offer.get("device") or "-",
-    ]

@@ -3,9 +3,11 @@
 HTTP/1.1 on the Unix socket <home>/api.sock (mode 0600 in a folder of mode 0700). JSON in and out, but for /v1/run, whose
 bodies are those of gateway/frames.py::
 
-    GET  /v1/status  /v1/offers?model=  /v1/jobs?limit=  /v1/receipts?limit=  /v1/wallet  /v1/models
-    and of the network: gateway/peers_api.py
-    POST /v1/run                {"model", "tier", "max_price", "provider", "timeout_s"} and a payload
+    GET  /v1/status  /v1/jobs?limit=  /v1/receipts?limit=  /v1/wallet  /v1/models
+    and of the network: gateway/peers_api.py; of the market: gateway/market_api.py; of wrong answers:
+    gateway/audit_api.py
+    GET  /v1/why/ID             gateway/why_api.py
+    POST /v1/run                {"model", "tier", "max_price", …: run_json.REQUEST_KEYS} and a payload
     POST /v1/models             {"path", "name", "price_base", "price_per_item"}
     POST /v1/shutdown           ends the node
 
@@ -33,11 +35,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from cocoon_p2p.errors import CocoonError, ConfigError
+from cocoon_p2p.gateway.audit_api import audit_routes
+from cocoon_p2p.gateway.doctor_api import doctor_routes
 from cocoon_p2p.gateway.errors_json import error_to_json, status_of
 from cocoon_p2p.gateway.fields import integer, known_keys, text
 from cocoon_p2p.gateway.json_http import json_response, read_json
+from cocoon_p2p.gateway.market_api import market_routes
 from cocoon_p2p.gateway.peers_api import peer_routes
 from cocoon_p2p.gateway.run_job import RunEndpoint
+from cocoon_p2p.gateway.why_api import why_routes
 from cocoon_p2p.limits import AMOUNT_NANOGRAM_MAX, API_LIST_ROWS_MAX, NAME_CHARS_MAX
 
 if TYPE_CHECKING:
@@ -106,7 +112,6 @@ def build_app(node: Node, stop: trio.Event) -> Starlette:
     endpoints = _Endpoints(node, stop)
     routes = [
         Route("/v1/status", endpoints.status),
-        Route("/v1/offers", endpoints.offers),
         Route("/v1/jobs", endpoints.jobs),
         Route("/v1/receipts", endpoints.receipts),
         Route("/v1/wallet", endpoints.wallet),
@@ -115,6 +120,10 @@ def build_app(node: Node, stop: trio.Event) -> Starlette:
         Route("/v1/shutdown", endpoints.shutdown, methods=["POST"]),
         Route("/v1/run", RunEndpoint(node), methods=["POST"]),
         *peer_routes(node),
+        *why_routes(node),
+        *audit_routes(node),
+        *market_routes(node, stop),
+        *doctor_routes(node),
     ]
     handlers: dict[Any, Any] = {CocoonError: _cocoon_error, HTTPException: _http_error, 500: _bug}
     return Starlette(routes=routes, exception_handlers=handlers)
@@ -129,9 +138,6 @@ class _Endpoints:
 
     async def status(self, request: Request) -> Response:
         return json_response(self._node.status())
-
-    async def offers(self, request: Request) -> Response:
-        return json_response({"offers": await self._node.offers(request.query_params.get("model"))})
 
     async def jobs(self, request: Request) -> Response:
         return json_response({"jobs": self._node.jobs(_limit(request))})

@@ -1,0 +1,136 @@
+"""The arguments of the commands that have models run by others: run, map, why."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from cocoon_p2p.cli.parser_network import Commands
+from cocoon_p2p.ids import parse_peer_id
+from cocoon_p2p.limits import (
+    AMOUNT_NANOGRAM_MAX,
+    HEDGE_MAX,
+    JOB_TIMEOUT_MAX_S,
+    MAP_IN_FLIGHT_MAX,
+    QUORUM_MAX,
+)
+from cocoon_p2p.policy.preference import PREFERENCES
+
+NetworkOptions = Callable[[argparse.ArgumentParser], None]
+"""Adds --bootstrap and --config."""
+_THROUGH_NODE = "Works through the node that runs on this home; without one, give --bootstrap."
+
+
+def add_job_commands(commands: Commands, network_options: NetworkOptions) -> None:
+    _add_run(commands, network_options)
+    _add_map(commands, network_options)
+    why = commands.add(
+        "why", "cocoon_p2p.cli.why:run", "who was considered for a job, what each said, and what would make it a yes",
+        epilog="Of the newest orders of this home's node, done or failed; the node need not run.",
+    )  # fmt: skip
+    why.add_argument(
+        "job", metavar="JOB_ID", help="the id of a job or the beginning of it: cocoon-node jobs, or a hint"
+    )
+
+
+def _add_run(commands: Commands, network_options: NetworkOptions) -> None:
+    run = commands.add(
+        "run", "cocoon_p2p.cli.run:run", "have a model run by a provider, sealed and paid, and get its outputs",
+        epilog=_THROUGH_NODE,
+    )  # fmt: skip
+    run.add_argument("model", metavar="MODEL", help="name or id of a model; `cocoon-node offers` lists them")
+    run.add_argument("--input", metavar="NAME=FILE.npy", action="append", default=[], type=_input,
+                     help="an input tensor; repeatable; FILE.npy:bfloat16 for bits of a type that numpy lacks")  # fmt: skip
+    run.add_argument("--text", metavar="TEXT", action="append", default=[],
+                     help="a text for a model that takes texts; repeatable")  # fmt: skip
+    run.add_argument("--output", metavar="DIR", help="write each output to DIR/<output name>.npy")
+    _add_limits(run)
+    run.add_argument("--hedge", metavar="N", type=_count("providers", HEDGE_MAX),
+                     help=f"give it to N providers at once, at most {HEDGE_MAX}; only the first whole answer is paid")  # fmt: skip
+    run.add_argument("--quorum", metavar="N", type=_count("answers", QUORUM_MAX),
+                     help=f"compare the answers of N providers, at most {QUORUM_MAX}; each is paid")  # fmt: skip
+    run.add_argument("--evidence", metavar="DIR",
+                     help="with --quorum: write evidence of wrong answers to DIR; it shows this job's input")  # fmt: skip
+    run.add_argument("--dry-run", action="store_true",
+                     help="ask all providers and show what each says; nothing is run or paid")  # fmt: skip
+    network_options(run)
+
+
+def _add_map(commands: Commands, network_options: NetworkOptions) -> None:
+    many = commands.add(
+        "map", "cocoon_p2p.cli.map_texts:run", "run a model over a file of texts, at many providers at once",
+        json=False, epilog=_THROUGH_NODE,
+    )  # fmt: skip
+    many.add_argument("model", metavar="MODEL", help="name or id of a model that takes texts")
+    many.add_argument("--texts", metavar="FILE", required=True, help="one text a line; - for standard input")
+    many.add_argument("--out", metavar="FILE.jsonl", required=True,
+                      help="one JSON object a line, in the order of the texts: index, outputs or error, provider, price")  # fmt: skip
+    many.add_argument("--in-flight", metavar="N", type=_count("texts", MAP_IN_FLIGHT_MAX),
+                      help=f"texts under way at once, at most {MAP_IN_FLIGHT_MAX} (default: as many as there is room for)")  # fmt: skip
+    _add_limits(many)
+    network_options(many)
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--max-price", metavar="NANOGRAM", type=nanogram,
+                        help="the most a job may cost (default: node.toml)")  # fmt: skip
+    parser.add_argument("--tier", choices=("sealed", "open"),
+                        help="sealed: only the provider's process sees the input (default); open: its neighbours may")  # fmt: skip
+    parser.add_argument("--provider", metavar="PEER_ID", type=_peer_id, help="have it run by this provider only")
+    parser.add_argument("--timeout", metavar="S", type=_seconds,
+                        help="the deadline: give up after so many seconds (default: node.toml)")  # fmt: skip
+    parser.add_argument("--min-reliability", metavar="SHARE", type=_share,
+                        help="only providers that are so reliable in this node's experience, 0 to 1; strangers count as 0.5")  # fmt: skip
+    parser.add_argument("--prefer", choices=tuple(PREFERENCES),
+                        help="which of the fitting offers to take (default: node.toml, else balanced)")  # fmt: skip
+
+
+def nanogram(text: str) -> int:
+    """An amount on the command line."""
+    digits = text.replace("_", "").replace(",", "")
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 19 and int(digits) <= AMOUNT_NANOGRAM_MAX):
+        raise argparse.ArgumentTypeError(f"{text!r} is no amount of nanogram: a whole number, not negative")
+    return int(digits)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= JOB_TIMEOUT_MAX_S:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0 and up to {JOB_TIMEOUT_MAX_S:.0f}")
+    return value
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to 1")
+    return value
+
+
+def _count(what: str, high: int) -> Callable[[str], int]:
+    def count(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= high):
+            raise argparse.ArgumentTypeError(f"{text!r} is no number of {what} from 1 to {high}")
+        return int(text)
+
+    return count
+
+
+def _peer_id(text: str) -> str:
+    try:
+        return parse_peer_id(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _input(text: str) -> tuple[str, str]:
+    name, equals, file = text.partition("=")
+    if not (name and equals and file):
+        raise argparse.ArgumentTypeError(f"{text!r} must look like NAME=FILE.npy")
+    return name, file
