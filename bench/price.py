@@ -69,7 +69,8 @@ class PriceSeen:
         return [Figure(f"short supply: {name}", "", (value,), aim) for name, value, aim in rows]
 
     def as_json(self) -> dict[str, Any]:
-        return {"done": self.done, "refused": self.refused, "samples": self.samples}
+        plan = {name: getattr(self.plan, name) for name in (*self.plan.__slots__, "listed")}
+        return {"plan": plan, "done": self.done, "refused": self.refused, "samples": self.samples}
 
 
 async def price_of_a_short_supply(plan: PricePlan, folder: Path) -> PriceSeen:

@@ -20,7 +20,7 @@ LAYERS = {
     "proto": 3,
     "net": 4, "execution": 4, "settlement": 4, "models": 4, "store": 4, "machine": 4,
     "drivers": 5,
-    "node": 6, "node_audit": 6, "node_doctor": 6, "node_jobs": 6, "node_map": 6, "node_market": 6, "node_peers": 6, "assembly": 6, "config": 6, "config_sections": 6,
+    "node": 6, "node_audit": 6, "node_doctor": 6, "node_jobs": 6, "node_map": 6, "node_market": 6, "node_peers": 6, "assembly": 6, "assembly_provider": 6, "config": 6, "config_sections": 6,
     "config_edit": 6, "home": 6, "key_files": 6, "rows": 6, "rows_market": 6, "testing": 6,
     "gateway": 7, "cli": 7,
 }  # fmt: skip
@@ -30,7 +30,7 @@ SAME_LAYER_ALLOWED = {("settlement", "sealing"), ("node", "config"), ("cli", "ga
                       ("testing", "config"), ("execution", "models"),
                       ("config_edit", "config"), ("node", "config_edit"),
                       ("home", "config"), ("home", "key_files"), ("node", "home"), ("node", "rows"),
-                      ("node", "assembly"), ("assembly", "home"), ("assembly", "config"), ("testing", "assembly"),
+                      ("node", "assembly"), ("assembly", "assembly_provider"), ("assembly_provider", "config"), ("assembly", "home"), ("assembly", "config"), ("testing", "assembly"),
                       ("testing", "home"), ("settlement", "store"), ("config", "config_sections"),
                       ("node", "node_audit"), ("node", "node_doctor"), ("node", "node_jobs"), ("node", "node_map"), ("node_map", "node_jobs"), ("node_jobs", "node_audit"), ("node", "node_market"), ("node", "node_peers"),
                       ("node_market", "rows_market"), ("rows_market", "rows"),

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import random
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import trio
 
+from cocoon_p2p.assembly_provider import idle_rules, make_desk, make_serving, open_system_machine, prepare
 from cocoon_p2p.config import NodeConfig
 from cocoon_p2p.drivers.checking import CheckPorts, Checks, make_checks
-from cocoon_p2p.drivers.clock import Clock, SystemClock, unix_ms
+from cocoon_p2p.drivers.clock import Clock, SystemClock
 from cocoon_p2p.drivers.considerations import ConsiderationKeeper
 from cocoon_p2p.drivers.experience import ExperienceKeeper
-from cocoon_p2p.drivers.idling import NOT_LOOKED_YET, Idling
+from cocoon_p2p.drivers.idling import Idling
 from cocoon_p2p.drivers.job_client import ClientPorts, JobClient
 from cocoon_p2p.drivers.job_provider import JobProvider, ProviderPorts
 from cocoon_p2p.drivers.joining import Joiner
@@ -30,25 +29,22 @@ from cocoon_p2p.drivers.order import BuyerPorts
 from cocoon_p2p.drivers.own_engine import OwnEngine
 from cocoon_p2p.drivers.peering import Membership, Peering, PeeringPorts
 from cocoon_p2p.drivers.plain_nursery import open_plain_nursery
-from cocoon_p2p.drivers.price_keeper import PriceKeeper, PriceLevels
 from cocoon_p2p.drivers.purchase import Buyer
 from cocoon_p2p.drivers.recovery import recover
 from cocoon_p2p.drivers.resolve import Resolver
-from cocoon_p2p.drivers.serving import PriceSettings, Serving
+from cocoon_p2p.drivers.serving import Serving
 from cocoon_p2p.drivers.standing import StandingKeeper
-from cocoon_p2p.errors import CocoonError, ConfigError, TransportError
+from cocoon_p2p.errors import ConfigError, TransportError
 from cocoon_p2p.execution.port import Engine
 from cocoon_p2p.home import Home, PrivateNetwork
-from cocoon_p2p.ids import ModelId, PeerId, Tier
+from cocoon_p2p.ids import ModelId, PeerId
 from cocoon_p2p.limits import MIB
 from cocoon_p2p.machine.port import Machine
-from cocoon_p2p.models.registry import InstalledModel, ModelRegistry
+from cocoon_p2p.models.registry import ModelRegistry
 from cocoon_p2p.net.port import Network, PeerAddresses
-from cocoon_p2p.policy.idle import IdleRules, parse_hours
+from cocoon_p2p.policy.idle import IdleRules
 from cocoon_p2p.proto.market import Announcer, MarketBook, validate_record
 from cocoon_p2p.proto.provider_desk import ProviderDesk
-from cocoon_p2p.sealing.envelope import SealKey
-from cocoon_p2p.sealing.seal_keys import SealKeyRing
 from cocoon_p2p.sealing.signing import IdentityKey
 from cocoon_p2p.settlement.local import open_local_settlement
 from cocoon_p2p.settlement.port import Settlement
@@ -56,7 +52,6 @@ from cocoon_p2p.store import Store, open_store
 from cocoon_p2p.store.market_journal import open_market_journal
 from cocoon_p2p.wire.capacity import CAPACITY_NAMESPACE
 from cocoon_p2p.wire.job import JOB_PROTOCOL
-from cocoon_p2p.wire.seal import make_seal_key_record
 
 log = logging.getLogger(__name__)
 
@@ -133,10 +128,10 @@ async def open_parts(
         settlement = stack.enter_context(ledger)
         await recover(store, settlement, clock)
         registry = ModelRegistry(home.path)
-        desk = _desk(identity, settlement, config, clock)
+        desk = make_desk(identity, settlement, config, clock)
         engine = await stack.enter_async_context(open_engine(config)) if config.provider.serve else None
-        serving = _serving(engine, desk, registry, config, store)
-        await _prepare(serving, registry, config, imports=backends.open_network is None)
+        serving = make_serving(engine, desk, registry, config, store)
+        await prepare(serving, registry, config, imports=backends.open_network is None)
         network = await stack.enter_async_context(open_network(identity, config))
         nursery = await stack.enter_async_context(open_plain_nursery())
         stack.callback(nursery.cancel_scope.cancel)
@@ -282,41 +277,6 @@ def open_onnx_engine(config: NodeConfig) -> AbstractAsyncContextManager[Engine]:
     )
 
 
-def _desk(identity: IdentityKey, settlement: Settlement, config: NodeConfig, clock: Clock) -> ProviderDesk:
-    def make_record(key: SealKey, not_before_ms: int, not_after_ms: int) -> bytes:
-        return make_seal_key_record(identity.peer_id, key.public_key, not_before_ms, not_after_ms, identity.sign)
-
-    return ProviderDesk(
-        identity=identity,
-        seal_keys=SealKeyRing(make_record, unix_ms(clock)),
-        settlement_network=settlement.network_id,
-        slots=config.provider.slots,
-        tiers=frozenset(Tier[tier.upper()] for tier in config.provider.tiers),
-        items_max=config.provider.items_max,
-        input_bytes_max=config.provider.input_bytes_max,
-        bytes_in_flight_max=config.provider.bytes_in_flight_max,
-        open_percent=config.provider.open_percent,
-        rests=NOT_LOOKED_YET if _idle_rules(config).any else None,
-    )
-
-
-def _serving(
-    engine: Engine | None, desk: ProviderDesk, registry: ModelRegistry, config: NodeConfig, store: Store
-) -> Serving | None:
-    if engine is None:
-        return None
-    section = config.provider
-    prices = PriceSettings(
-        section.price_base,
-        section.price_per_item,
-        section.pricing,
-        section.price_floor_percent,
-        section.price_ceiling_percent,
-        section.open_percent,
-    )
-    return Serving(engine, desk, registry, prices, PriceKeeper(desk, PriceLevels(store.values, section.pricing)))
-
-
 def _keep_offers(
     nursery: trio.Nursery, serving: Serving | None, idling: Idling | None, refresh: Callable[[], None]
 ) -> None:
@@ -342,7 +302,7 @@ async def _provide(
     if ports is None:
         return None
     provider = JobProvider(ports)
-    rules = _idle_rules(config)
+    rules = idle_rules(config)
     idling = None
     if rules.any:
         machine = (backends.open_machine or open_system_machine)(rules)
@@ -352,53 +312,6 @@ async def _provide(
     stack.push_async_callback(_briefly, market.goodbye)
     stack.push_async_callback(_shielded, provider.shut_down)
     return idling
-
-
-def _idle_rules(config: NodeConfig) -> IdleRules:
-    section = config.idle
-    return IdleRules(
-        user_idle_s=60 * section.user_idle_minutes,
-        mains_power=section.mains_power,
-        temperature_max_c=section.temperature_max_c,
-        load_max=section.load_max,
-        hours=parse_hours(section.hours),
-    )
-
-
-def open_system_machine(rules: IdleRules) -> Machine:
-    """The real machine, imported here, since few nodes have idle rules."""
-    from cocoon_p2p.machine.sensors import SystemMachine
-
-    return SystemMachine(rules)
-
-
-async def _prepare(serving: Serving | None, registry: ModelRegistry, config: NodeConfig, *, imports: bool) -> None:
-    """What takes long and needs nothing else, side by side: models into their workers, py-libp2p into this process."""
-    async with open_plain_nursery() as nursery:
-        if imports:
-            nursery.start_soon(_import_network)
-        if serving is not None:
-            models = await _models_to_serve(serving, registry, config)
-            await serving.serve_all(models, skip_failing=not config.provider.models)
-
-
-async def _import_network() -> None:
-    await trio.to_thread.run_sync(importlib.import_module, "cocoon_p2p.net.libp2p")
-
-
-async def _models_to_serve(serving: Serving, registry: ModelRegistry, config: NodeConfig) -> list[InstalledModel]:
-    """The configured ones (paths are installed first), else every installed one that is not held back."""
-    wanted = config.provider.models
-    if not wanted:
-        return [model for model in registry.list() if model.offer.serve]
-    models = []
-    for each in wanted:
-        if "/" in each:
-            model = await serving.install(Path(each), name=None, price_base=None, price_per_item=None)
-        else:
-            model = registry.get(each)
-        models.append(model)
-    return models
 
 
 def _standing(network: Network, store: Store, clock: Clock, nursery: trio.Nursery) -> StandingKeeper:
@@ -461,15 +374,13 @@ def _market(
 
 
 def _installed_id(registry: ModelRegistry, name: str) -> ModelId | None:
-    with suppress(CocoonError):
-        return registry.get(name).model_id
-    return None
+    found = registry.find(name)
+    return None if found is None else found.model_id
 
 
 def _installed_manifest(registry: ModelRegistry, model_id: ModelId) -> bytes | None:
-    with suppress(CocoonError):
-        return registry.get(model_id).manifest.encode()
-    return None
+    found = registry.find(model_id)
+    return None if found is None else found.manifest.encode()
 
 
 async def _briefly(step: Callable[[], object]) -> None:

@@ -212,7 +212,7 @@ class ProviderSection:
         400, "follow-demand: the highest price, in percent of the listed one.", low=100, high=100_000,
     )  # fmt: skip
     slots: int = key(
-        32, "Jobs in progress at the same time for one model; further clients are told to come back.",
+        32, "Jobs in progress at the same time, of all models together; further clients are told to come back.",
         low=1, high=JOBS_IN_ALL_MAX,
     )  # fmt: skip
     tiers: tuple[str, ...] = key(

@@ -40,7 +40,8 @@ class RunRequest:
     prefer: str | Preference | None = None
     """"balanced", "cheapest", "fastest", "reliable", or an object with a `score`. None: the configuration's."""
     hedge: int = 1
-    """Providers that do it at the same time; only the first whole answer is paid."""
+    """Providers that may do it at the same time: a further one begins when those before it are late or fail. Only the first
+    whole answer is paid."""
     quorum: int = 1
     """Providers whose answers are compared; each is paid."""
 
@@ -90,8 +91,9 @@ class NodeJobs:
 
         `inputs` maps input names to arrays (any dtype and shape that the model takes); `text` is a list of n strings for
         a model with a text front end. `max_price` is nanogram; an answer that does not arrive is not paid. `timeout_s` is
-        the deadline: until then the job goes on at up to five providers, one after the other. With `hedge` so many do it
-        at the same time, and the first whole answer is taken and paid; with `quorum` so many answers are compared and paid.
+        the deadline: until then the job goes on at up to five providers, one after the other. With `hedge` one more does it
+        when a provider is late, up to so many at the same time, and the first whole answer is taken and paid; with `quorum`
+        so many answers are compared and paid.
         `prefer` is a name of `policy.preference.PREFERENCES` or an object of your own with a `score`. `outputs` names the
         ones wanted; none means all.
 
@@ -205,8 +207,11 @@ def _check_counts(request: RunRequest) -> None:
         raise ConfigError(f"min_reliability must be from 0 to 1, not {reliability!r}")
 
 
-def payload_of(inputs: Mapping[str, Any] | None, text: Sequence[str] | None, outputs: Sequence[str]) -> Payload:
-    """A job's input as it travels, from arrays by name or from texts. Raises ConfigError, PayloadError."""
+def payload_of(
+    inputs: Mapping[str, Any] | None = None, text: Sequence[str] | None = None, outputs: Sequence[str] = ()
+) -> Payload:
+    """A job's input as it travels, from arrays by name or from texts; `outputs` names those wanted, none means all. Raises
+    ConfigError, PayloadError."""
     from cocoon_p2p.execution.arrays import to_payload
 
     if (inputs is None) == (text is None):

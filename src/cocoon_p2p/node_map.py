@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-import outcome
 import trio
 
 from cocoon_p2p.assembly import Parts
@@ -99,6 +98,23 @@ class Spread:
         self._work.stop()
 
 
+class _Kept:
+    """Keeps what its block raises, for another task to raise: not a cancellation, which is its own task's matter."""
+
+    error: Exception | None = None
+
+    def __enter__(self) -> _Kept:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if isinstance(error, Exception):
+            self.error = error
+            return True
+        return False
+
+
 class Work:
     """What goes on behind a `Spread`, which it does not refer to."""
 
@@ -120,10 +136,10 @@ class Work:
         self._scope = trio.CancelScope()
         self.stopped = trio.Event()
         self._changed = trio.Event()
-        self._results: dict[int, outcome.Outcome[MapItem]] = {}
+        self._results: dict[int, MapItem | Exception] = {}
         self._read = self._given = self._done = self._failed = 0
         self._all_read = False
-        self._broken: outcome.Error | None = None
+        self._broken: Exception | None = None
         self._ended = False
 
     def stop(self) -> None:
@@ -138,13 +154,15 @@ class Work:
             if self._ended or (self._all_read and self._given == self._read):
                 raise StopAsyncIteration
             if self._broken is not None:
-                self._broken.unwrap()
+                raise self._broken
             if self.stopped.is_set():
                 raise CocoonError("the node stopped", code="CANCELLED")
             await self._changed.wait()
-        item = self._results.pop(self._given).unwrap()
+        item = self._results.pop(self._given)
         self._given += 1
         self._pulse()
+        if isinstance(item, Exception):
+            raise item
         if item.error is not None and self._raises:
             raise item.error
         return item
@@ -164,30 +182,30 @@ class Work:
         while True:
             while self._read - self._given >= max(1, self._window()):
                 await self._changed.wait()
-            got = await outcome.acapture(source)
-            if isinstance(got, outcome.Error):
-                if isinstance(got.error, StopAsyncIteration):
+            with _Kept() as kept:
+                given = await source()
+            if kept.error is not None:
+                if isinstance(kept.error, StopAsyncIteration):
                     self._all_read = True
-                elif isinstance(got.error, trio.Cancelled):
-                    raise got.error
                 else:
-                    self._broken = got
+                    self._broken = kept.error
                 self._pulse()
                 return
-            nursery.start_soon(self._one, self._read, got.value)
+            nursery.start_soon(self._one, self._read, given)
             self._read += 1
 
     async def _one(self, index: int, given: Any) -> None:
-        result = await outcome.acapture(self._run_one, index, given)
-        if isinstance(result, outcome.Error) and isinstance(result.error, trio.Cancelled):
-            raise result.error
-        failed = isinstance(result, outcome.Value) and result.value.error is not None
-        self._failed += failed
-        self._done += not failed
-        if self._progress is not None:
-            told = outcome.capture(self._progress, self._done, self._failed, self._known_total())
-            if isinstance(told, outcome.Error):
-                result = told
+        result: MapItem | Exception | None = None
+        with _Kept() as kept:
+            result = await self._run_one(index, given)
+            failed = result.error is not None
+            self._failed += failed
+            self._done += not failed
+            if self._progress is not None:
+                self._progress(self._done, self._failed, self._known_total())
+        if kept.error is not None:
+            result = kept.error
+        assert result is not None
         self._results[index] = result
         self._pulse()
 

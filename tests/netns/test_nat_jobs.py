@@ -103,7 +103,7 @@ def test_a_relay_killed_in_mid_job(split_town: SplitTown) -> None:
     assert error.message == f"the connection to provider {provider.peer_id} through relay {relay.peer_id} broke"
     assert error.hint is not None
     assert error.hint.startswith("ask again: another way to it may be there; ")
-    assert "count as spent until the provider says otherwise" in error.hint
+    assert "count as spent until the provider says that it keeps nothing" in error.hint
     assert client.jobs()[0]["state"] == "unknown"
     failures, took = first_job(town)
     assert not failures, "the other relay is there"

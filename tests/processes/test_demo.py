@@ -39,7 +39,8 @@ The moon takes a month to go round the earth, and always shows us the same side.
 Whoever has a fast graphics card can rent it out at night and earn some money with it.
 """
 KEYS = [
-    "providers", "offers", "passages", "timeline_ms", "price_nanogram", "local_ms", "overhead_ms", "receipt", "join",
+    "providers", "offers", "passages", "timeline_ms", "price_nanogram", "local_ms", "overhead_ms", "receipt",
+    "handover", "join",
 ]  # fmt: skip
 
 Start = Callable[..., "Demo"]
@@ -146,6 +147,11 @@ def test_json(start: Start, text: str, folder: Path) -> None:
     assert shown["price_nanogram"] == receipt["price_nanogram"] > 0
     assert 0 < shown["local_ms"] < total
     assert shown["overhead_ms"] == pytest.approx(total - shown["local_ms"], abs=0.002)
+    handover = shown["handover"]
+    assert handover["killed"] != handover["finished_by"]
+    assert handover["providers_paid"] == 1
+    assert handover["largest_difference"] < 1e-4
+    assert handover["answer_after_ms"] >= handover["work_ms"] > 0
     assert re.fullmatch(r"cocoon-node up --bootstrap /ip4/127\.0\.0\.1/tcp/\d+/p2p/12D3KooW\w+", shown["join"])
     assert not list(folder.iterdir())
 
@@ -162,7 +168,8 @@ def test_the_screen_and_the_second_run(start: Start, text: str, folder: Path) ->
     long = [line for line in screen.splitlines() if len(line) > 80]
     assert len(long) == 1  # the command to be copied
     assert long[0].startswith("  cocoon-node up --bootstrap /ip4/127.0.0.1/tcp/")
-    for expected in ("bootstrap", "provider-3", "graphics card", "discover", "receipt", "test money", "overhead"):
+    for expected in ("bootstrap", "provider-3", "graphics card", "discover", "receipt", "test money", "overhead",
+                     "is killed in the middle", "to one provider"):  # fmt: skip
         assert expected in screen
     assert "both signatures checked" in screen
     assert sorted(each.name for each in home.iterdir() if not each.name.startswith(".")) == [

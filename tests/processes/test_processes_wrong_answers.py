@@ -13,7 +13,7 @@ from towns import Town
 
 from cocoon_p2p.testing import models
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
 X = np.float32([[1, 2, 3, 4]])
 HONEST = X @ np.arange(12, dtype=np.float32).reshape(4, 3)

@@ -89,6 +89,50 @@ async def test_a_job_outlives_four_providers(
         assert set(ids) == {result.job_id}, "one wish"
 
 
+async def test_who_came_during_a_long_job_is_considered(
+    tmp_path: Path, echo_model: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with Simulation(tmp_path, seed=1) as sim:
+        client = await start_all(sim, echo_model, 1, execute_s=100)
+        results: list[RunResult] = []
+
+        async def job() -> None:
+            results.append(await run(client, timeout_s=300.0))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(job)
+            await working(sim)
+            late = await sim.start("two", model=echo_model, behaviour=doubled)
+            await trio.sleep(30)
+            await sim.kill("one")
+        assert results[0].provider == late.node.peer_id
+
+
+async def test_who_said_goodbye_during_a_long_job_is_not_asked(
+    tmp_path: Path, echo_model: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with Simulation(tmp_path, seed=1) as sim:
+        client = await start_all(sim, echo_model, 3, execute_s=20)
+        results: list[RunResult] = []
+
+        async def job() -> None:
+            results.append(await run(client, timeout_s=300.0))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(job)
+            first = await working(sim)
+            leaving, staying = (name for name in NAMES[:3] if name != first)
+            gone, dead = (sim.nodes[name].node.peer_id for name in (leaving, first))
+            await sim.nodes[leaving].leave()
+            await trio.sleep(2)
+            await sim.kill(first)
+        (result,) = results
+        assert result.provider == sim.nodes[staying].node.peer_id
+        assert [each["provider"] for each in result.attempts] == [dead]
+        said = {each["peer_id"]: each["answer"] for each in client.node.why(result.job_id)["providers"]}
+        assert said.get(gone, "none") != "error", "it was not asked once more"
+
+
 async def test_after_five_providers_it_is_given_up(
     tmp_path: Path, echo_model: Path, autojump_clock: trio.testing.MockClock
 ) -> None:

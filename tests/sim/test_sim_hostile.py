@@ -438,7 +438,7 @@ async def test_forged_announcements_are_not_heard(autojump_clock: MockClock, sce
 
 async def test_only_a_peer_itself_gossips_its_announcement(autojump_clock: MockClock, scene: Scene) -> None:
     market = scene.client.node._parts.market
-    honest = scene.provider.node._parts.market._announcer.current
+    honest = scene.provider.node._parts.market._announcing.current()
     assert honest is not None
     assert market._validate(scene.provider.node.peer_id, honest.encode())
     assert not market._validate(ATTACKER.peer_id, honest.encode())

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from cocoon_p2p.cli.api_client import connect
+from cocoon_p2p.cli.api_client import LocalApi, connect
 from cocoon_p2p.cli.output import Column, print_json, print_note, print_table
 from cocoon_p2p.cli.peer_names import find_peer
 from cocoon_p2p.cli.place import load_place
+from cocoon_p2p.cli.waiting import told_after_a_moment
 from cocoon_p2p.cli.words import TEST_MONEY, gram, short_peer
+from cocoon_p2p.config import NodeConfig
+from cocoon_p2p.home import Home
 
 COLUMNS = (
     Column("PROVIDER"),
@@ -27,21 +30,29 @@ def run(options: argparse.Namespace) -> int:
     given = {"model": options.model, "count": options.count, "max_price": options.max_price, "tier": options.tier}
     wanted = {key: value for key, value in given.items() if value is not None}
     api = connect(home.api_socket())
-    if api is not None:
-        with api:
-            if options.provider:
-                known = [offer["peer_id"] for offer in api.get("/v1/offers", model=options.model)["offers"]]
-                wanted["providers"] = [find_peer(each, known) for each in options.provider]
-            rows = api.post("/v1/audit", wanted, timeout_s=None)["audited"]
-    else:
-        from cocoon_p2p.cli.guest import audit_as_guest
-
-        rows = audit_as_guest(home, config, options.bootstrap, wanted, options.provider)
+    with told_after_a_moment("looking for providers, and waiting for their answers; Ctrl-C ends it"):
+        rows = _audited(options, home, config, api, wanted)
     if options.json:
         print_json({"audited": rows})
     else:
         _print(rows)
     return int(any(row["verdict"] == "wrong" for row in rows))
+
+
+def _audited(
+    options: argparse.Namespace, home: Home, config: NodeConfig, api: LocalApi | None, wanted: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """What the running node says, or one that lives as long as this."""
+    if api is not None:
+        with api:
+            if options.provider:
+                known = [offer["peer_id"] for offer in api.get("/v1/offers", model=options.model)["offers"]]
+                wanted["providers"] = [find_peer(each, known) for each in options.provider]
+            rows: list[dict[str, Any]] = api.post("/v1/audit", wanted, timeout_s=None)["audited"]
+            return rows
+    from cocoon_p2p.cli.guest import audit_as_guest
+
+    return audit_as_guest(home, config, options.bootstrap, wanted, options.provider)
 
 
 def _print(rows: list[dict[str, Any]]) -> None:

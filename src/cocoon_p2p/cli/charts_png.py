@@ -42,7 +42,7 @@ def write_png(chart: Chart, file: Path) -> None:
         axes.grid(visible=True, color=GRID, linewidth=0.6)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(loc="upper left", frameon=True, framealpha=0.9, fontsize=9)
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, borderaxespad=0.2, fontsize=9)
     try:
         figure.savefig(file, format="png")
     except OSError as error:

@@ -108,8 +108,8 @@ def show_handover(handover: Handover) -> None:
     _fact("killed", f"{handover.killed} with kill -9, {handover.killed_after_ms:.0f} ms after it got the job")
     _fact(
         "answer",
-        f"from {handover.finished_by} {handover.answer_after_ms:.0f} ms after the kill, of which {handover.work_ms:.0f} ms "
-        "were its own work",
+        f"from {handover.finished_by} {handover.answer_after_ms:.0f} ms after the kill, {handover.work_ms:.0f} ms of it "
+        "its own work",
     )
     _fact("", f"largest difference to the vectors of before: {handover.largest_difference:.1g}")
     times = "one provider" if handover.providers_paid == 1 else f"{handover.providers_paid} providers"

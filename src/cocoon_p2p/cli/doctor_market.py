@@ -85,9 +85,13 @@ class Bought:
     """With the node's own engine; None when that has nothing to compare."""
 
 
+def _a(tier: str) -> str:
+    return f"an {tier}" if tier[0] in "aeiou" else f"a {tier}"
+
+
 def judge_purchase(model: str, bought: Bought) -> Check:
     name = f"purchase {model}"
-    seen = f"a stranger bought a {bought.tier} job in {milliseconds(bought.total_ms)} for {gram(bought.price)} ({TEST_MONEY})"
+    seen = f"a stranger bought {_a(bought.tier)} job in {milliseconds(bought.total_ms)} for {gram(bought.price)} ({TEST_MONEY})"
     if bought.agrees is False:
         return Check(
             name,
@@ -137,7 +141,7 @@ def judge_price(model: Row, own: Mapping[str, int], offers: Sequence[Row], at: s
         )
         if price > DOCTOR_PRICE_FACTOR * middle and free:
             dear.append(
-                f"{gram(price)} for a {tier} job of one item, and the median of {_others(len(others))} is {gram(middle)} with "
+                f"{gram(price)} for {_a(tier)} job of one item, and the median of {_others(len(others))} is {gram(middle)} with "
                 f"{free} slots free"
             )
     if dear:

@@ -7,9 +7,10 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import trio
 
@@ -32,18 +33,35 @@ BUSY_WAIT_S = 0.5
 BAR_COLUMNS = 30
 
 
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    """What is to be done."""
+
+    texts: list[str]
+    out: TextIO
+    first: int
+    """How many texts of the file were done before."""
+
+
 def run(options: argparse.Namespace) -> int:
     home, config = load_place(options)
     texts = _read_texts(options.texts)
+    first = _done_before(options.out) if options.resume else 0
+    left = texts[first:]
+    if not left:
+        print_note(f"all {len(texts)} texts are in {options.out} already")
+        return 0
     api = connect(home.api_socket())
-    with _output(options.out) as out:
+    with _output(options.out, "a" if first else "w") as out:
+        rest = _Rest(left, out, first)
         if api is not None:
             with api:  # it runs; each thread has a connection of its own
                 pass
-            failed, price = trio.run(_through_node, home.api_socket(), options, texts, out)
+            timeout_s = config.client.timeout_s if options.timeout is None else options.timeout
+            failed, price = trio.run(_through_node, home.api_socket(), options, rest, timeout_s)
         else:
-            failed, price = _as_guest(home, config, options, texts, out)
-    print_note(f"{len(texts)} texts, {failed} failed, for {gram(price)} ({TEST_MONEY}); written to {options.out}")
+            failed, price = _as_guest(home, config, options, rest)
+    print_note(f"{len(left)} texts, {failed} failed, for {gram(price)} ({TEST_MONEY}); written to {options.out}")
     return 1 if failed else 0
 
 
@@ -55,57 +73,88 @@ def _read_texts(name: str) -> list[str]:
         raise ConfigError(f"--texts: cannot read {name}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"--texts: {name} is no text in UTF-8") from error
-    texts = whole.splitlines()
+    texts = whole.removesuffix("\n").split("\n") if whole else []  # a text may hold U+2028 and the like
     if not texts:
         raise ConfigError(f"--texts: {name} is empty")
     return texts
 
 
-def _output(name: str) -> TextIO:
+def _done_before(name: str) -> int:
+    """How many texts are done in the file of an earlier run, which is cut off behind the last of them: half a line, or
+    failures at the end, because the node was stopped for instance, are done again. Raises ConfigError."""
+    path = Path(os.path.expanduser(name))
+    done = kept = read = 0
+    try:
+        with open(path, "rb") as earlier:
+            for number, line in enumerate(earlier):
+                if not line.endswith(b"\n"):
+                    break
+                read += len(line)
+                if _is_done(line, number, name):
+                    done, kept = number + 1, read
+        os.truncate(path, kept)
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        raise ConfigError(f"--out: cannot go on with {name}: {error.strerror or error}") from error
+    return done
+
+
+def _is_done(line: bytes, number: int, name: str) -> bool:
+    try:
+        row = json.loads(line)
+        if row["index"] == number:
+            return row["error"] is None
+    except (ValueError, LookupError, TypeError):
+        pass
+    raise ConfigError(
+        f"--resume: line {number + 1} of {name} is no result of this command",
+        hint="leave out --resume to write it anew",
+    )
+
+
+def _output(name: str, mode: Literal["w", "a"]) -> TextIO:
     """Opened before anything is paid for. Raises ConfigError."""
     try:
-        return open(os.path.expanduser(name), "w", encoding="utf-8")
+        return open(os.path.expanduser(name), mode, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--out: cannot write {name}: {error.strerror or error}") from error
 
 
-def _as_guest(
-    home: Home, config: NodeConfig, options: argparse.Namespace, texts: list[str], out: TextIO
-) -> tuple[int, int]:
+def _as_guest(home: Home, config: NodeConfig, options: argparse.Namespace, rest: _Rest) -> tuple[int, int]:
     from cocoon_p2p.cli.guest import guest_config
 
-    return trio.run(_guest, home, guest_config(home, config, options.bootstrap), options, texts, out)
+    return trio.run(_guest, home, guest_config(home, config, options.bootstrap), options, rest)
 
 
-async def _guest(
-    home: Home, config: NodeConfig, options: argparse.Namespace, texts: list[str], out: TextIO
-) -> tuple[int, int]:
+async def _guest(home: Home, config: NodeConfig, options: argparse.Namespace, rest: _Rest) -> tuple[int, int]:
     from cocoon_p2p.node import Node
 
     async with Node.open(home.path, config=config) as node:
         limits = limits_head(options)
-        items = node.map(limits.pop("model"), texts, in_flight=options.in_flight, progress=_progress(), **limits)
+        items = node.map(limits.pop("model"), rest.texts, in_flight=options.in_flight, progress=_progress(), **limits)
         async with items:
-            return await _write(items, out)
+            return await _write(items, rest)
 
 
-async def _through_node(socket: Path, options: argparse.Namespace, texts: list[str], out: TextIO) -> tuple[int, int]:
+async def _through_node(socket: Path, options: argparse.Namespace, rest: _Rest, timeout_s: float) -> tuple[int, int]:
     from cocoon_p2p.node_map import Spread, Work
 
     in_flight = options.in_flight or API_IN_FLIGHT
-    runner = _ApiRunner(socket, limits_head(options), in_flight)
+    runner = _ApiRunner(socket, limits_head(options), in_flight, timeout_s)
     async with trio.open_nursery() as nursery:
-        work = Work(texts, runner.run_one, lambda: in_flight, progress=_progress())
+        work = Work(rest.texts, runner.run_one, lambda: in_flight, progress=_progress())
         async with Spread(nursery, work) as items:
-            return await _write(items, out)
+            return await _write(items, rest)
 
 
 class _ApiRunner:
     """Runs items through the local API, each in a thread."""
 
-    def __init__(self, socket: Path, head: dict[str, Any], in_flight: int) -> None:
+    def __init__(self, socket: Path, head: dict[str, Any], in_flight: int, timeout_s: float) -> None:
         self._socket = socket
         self._head = head
+        self._timeout_s = timeout_s
         self._threads = trio.CapacityLimiter(in_flight)
         self._idle: list[LocalApi] = []
 
@@ -114,41 +163,55 @@ class _ApiRunner:
         from cocoon_p2p.node_map import MapItem
 
         payload = Payload((string_tensor(TEXT_INPUT, [text]),))
+        deadline = trio.current_time() + self._timeout_s
         while True:
             try:
+                left_s = max(deadline - trio.current_time(), 0.001)
                 result, outputs = await trio.to_thread.run_sync(
-                    partial(self._call, payload), limiter=self._threads, abandon_on_cancel=True
+                    partial(self._call, payload, left_s), limiter=self._threads, abandon_on_cancel=True
                 )
             except CocoonError as error:
-                if error.code != "BUSY":
+                if error.code != "BUSY" or trio.current_time() + BUSY_WAIT_S >= deadline:
                     return MapItem(index, None, error)
                 await trio.sleep(BUSY_WAIT_S)
             else:
                 price = int(result.get("price_nanogram") or 0)
                 return MapItem(index, to_arrays(outputs), provider=result.get("provider"), price=price)
 
-    def _call(self, payload: Payload) -> tuple[dict[str, Any], Payload]:
+    def _call(self, payload: Payload, left_s: float) -> tuple[dict[str, Any], Payload]:
         api = self._idle.pop() if self._idle else LocalApi(self._socket)
         try:
-            return api.run(self._head, payload)
+            return api.run(self._head | {"timeout_s": left_s}, payload)
         finally:
             self._idle.append(api)
 
 
-async def _write(items: AsyncIterator[MapItem], out: TextIO) -> tuple[int, int]:
-    failed = price = 0
-    async for item in items:
-        failed += item.error is not None
-        price += item.price
-        out.write(json.dumps(_line(item), ensure_ascii=False) + "\n")
+async def _write(items: AsyncIterator[MapItem], rest: _Rest) -> tuple[int, int]:
+    first, total, out = rest.first, len(rest.texts), rest.out
+    written = failed = price = 0
+    try:
+        async for item in items:
+            out.write(json.dumps(_line(item, first), ensure_ascii=False) + "\n")
+            out.flush()  # whole lines, whatever ends this
+            written += 1
+            failed += item.error is not None
+            price += item.price
+    finally:
+        if written < total:  # Ctrl-C, or a bug
+            if sys.stderr.isatty():
+                print(file=sys.stderr)  # the bar stands on this line
+            print_note(
+                f"stopped early: {first + written} of {first + total} are in {out.name}, for {gram(price)} "
+                f"({TEST_MONEY}); --resume goes on from there"
+            )
     return failed, price
 
 
-def _line(item: MapItem) -> dict[str, Any]:
+def _line(item: MapItem, first: int = 0) -> dict[str, Any]:
     outputs = None if item.outputs is None else {name: array.tolist() for name, array in item.outputs.items()}
     error = None if item.error is None else {"code": item.error.code, "message": item.error.message}
     return {
-        "index": item.index,
+        "index": first + item.index,
         "outputs": outputs,
         "error": error,
         "provider": item.provider,

@@ -46,7 +46,7 @@ def _add_run(commands: Commands, network_options: NetworkOptions) -> None:
     run.add_argument("--output", metavar="DIR", help="write each output to DIR/<output name>.npy")
     _add_limits(run)
     run.add_argument("--hedge", metavar="N", type=_count("providers", HEDGE_MAX),
-                     help=f"give it to N providers at once, at most {HEDGE_MAX}; only the first whole answer is paid")  # fmt: skip
+                     help=f"when a provider is late, one more does it, up to N at once, at most {HEDGE_MAX}; only one is paid")  # fmt: skip
     run.add_argument("--quorum", metavar="N", type=_count("answers", QUORUM_MAX),
                      help=f"compare the answers of N providers, at most {QUORUM_MAX}; each is paid")  # fmt: skip
     run.add_argument("--evidence", metavar="DIR",
@@ -67,6 +67,8 @@ def _add_map(commands: Commands, network_options: NetworkOptions) -> None:
                       help="one JSON object a line, in the order of the texts: index, outputs or error, provider, price")  # fmt: skip
     many.add_argument("--in-flight", metavar="N", type=_count("texts", MAP_IN_FLIGHT_MAX),
                       help=f"texts under way at once, at most {MAP_IN_FLIGHT_MAX} (default: as many as there is room for)")  # fmt: skip
+    many.add_argument("--resume", action="store_true",
+                      help="go on where an earlier run with the same texts and FILE.jsonl was stopped")  # fmt: skip
     _add_limits(many)
     network_options(many)
 
@@ -126,7 +128,7 @@ def _peer_id(text: str) -> str:
     try:
         return parse_peer_id(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+        raise argparse.ArgumentTypeError(f"{error}; whole ids: cocoon-node offers --json") from error
 
 
 def _input(text: str) -> tuple[str, str]:

@@ -12,8 +12,10 @@ from cocoon_p2p.cli.evidence import accused_jobs, evidence_option, write_evidenc
 from cocoon_p2p.cli.output import NO_BREAK, print_json, print_note, print_pairs
 from cocoon_p2p.cli.outputs import describe, make_folder, preview, read_inputs, write_outputs
 from cocoon_p2p.cli.place import load_place
+from cocoon_p2p.cli.waiting import told_after_a_moment
 from cocoon_p2p.cli.why import print_consideration
 from cocoon_p2p.cli.words import TEST_MONEY, gram, milliseconds, short_id
+from cocoon_p2p.config import NodeConfig
 from cocoon_p2p.errors import ConfigError
 from cocoon_p2p.tensors import Payload
 from cocoon_p2p.units import format_nanogram
@@ -34,13 +36,15 @@ def run(options: argparse.Namespace) -> int:
         if options.bootstrap or options.config:
             print_note("a node runs here and does the job; --bootstrap and --config are for when none does")
         with api:
-            result, outputs = api.run(head, payload)
+            with told_after_a_moment(_waiting(options, config)):
+                result, outputs = api.run(head, payload)
             if evidence_folder is not None:
                 evidence = {job: api.get_bytes(f"/v1/evidence/{job}") for job in accused_jobs(result)}
     else:
         from cocoon_p2p.cli.guest import run_as_guest
 
-        result, outputs = run_as_guest(home, config, options.bootstrap, head, payload, evidence=evidence)
+        with told_after_a_moment(_waiting(options, config)):
+            result, outputs = run_as_guest(home, config, options.bootstrap, head, payload, evidence=evidence)
     if options.dry_run:
         if options.json:
             print_json(result)
@@ -56,6 +60,13 @@ def run(options: argparse.Namespace) -> int:
     else:
         _print_result(result, outputs, files)
     return 0
+
+
+def _waiting(options: argparse.Namespace, config: NodeConfig) -> str:
+    if options.dry_run:
+        return "asking the providers"
+    timeout_s = config.client.timeout_s if options.timeout is None else options.timeout
+    return f"waiting for the answer, for {timeout_s:g} s at most (--timeout); Ctrl-C cancels the job"
 
 
 def request_head(options: argparse.Namespace) -> dict[str, Any]:

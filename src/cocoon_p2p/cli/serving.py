@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from cocoon_p2p.cli.words import money_note, price, short_id
+from cocoon_p2p.policy.advice import duration
 
 Pairs = list[tuple[str, Any]]
 NOTHING = "nothing: this node asks others (cocoon-node models add PATH to offer a model)"
@@ -35,8 +36,11 @@ def serving_pairs(status: dict[str, Any], *, verbose: bool = False) -> Pairs:
 def _resting(idle: dict[str, Any]) -> str:
     """Why the idle rules keep the node from serving, and until when as far as that is known."""
     needed_ms = idle.get("needed_ms")
-    until = "" if needed_ms is None else f"; again in {max(1, round(needed_ms / 60_000))} min at the earliest"
-    return f"resting - {idle.get('detail')}{until}"
+    if needed_ms is None:
+        return f"resting - {idle.get('detail')}"
+    minutes = max(1, round(needed_ms / 60_000))
+    until = f"{minutes} min" if minutes <= 90 else duration(needed_ms)
+    return f"resting - {idle.get('detail')}; again in {until} at the earliest"
 
 
 def _policy(model: dict[str, Any]) -> str:

@@ -62,11 +62,12 @@ class Announcing:
         self._offer_source = offers
         self._announced = announced
         self._before_first: Callable[[], Awaitable[None]] | None = before_first
+        self._ungossiped: bytes | None = None
         self._unstored: SignedAnnouncement | None = None
         self._unstored_changed = trio.Event()
         self._provided: dict[bytes, float] = {}
         self._looked_at = float("-inf")
-        self._alarm = Alarm(announcer.next_deadline, self._on_deadline, clock.unix)
+        self._alarm = Alarm(self._next_deadline, self._on_deadline, clock.unix)
 
     def refresh(self) -> None:
         """What this node offers may have changed."""
@@ -74,17 +75,20 @@ class Announcing:
         self._alarm.poke()
 
     def current(self) -> SignedAnnouncement | None:
-        """For somebody who asks; made anew where the last one is old, or the load is another now. None: nothing was ever
-        on offer."""
+        """For somebody who asks; made anew where the last one is old, or the load is another now. What he hears first and
+        all should hear is gossiped as well. None: nothing was ever on offer."""
         if self._clock.now() - self._looked_at >= limits.OFFERS_LOOK_INTERVAL_S:
             self._look()
         for publication in self.announcer.handle_question(self._clock.unix()):
             self._note(publication)
+            if publication.gossip:
+                self._ungossiped = publication.raw
         self._alarm.poke()
         return self.announcer.current
 
     async def goodbye(self) -> None:
         """Tell others that this node offers nothing any more."""
+        self._ungossiped = None
         for publication in self.announcer.goodbye(self._clock.unix()):
             await self._publish(publication)
 
@@ -110,6 +114,9 @@ class Announcing:
                 if isinstance(event, AddressesChanged):
                     self.refresh()
 
+    def _next_deadline(self) -> float | None:
+        return float("-inf") if self._ungossiped is not None else self.announcer.next_deadline()
+
     async def _on_deadline(self) -> None:
         if self._before_first is not None:
             before_first, self._before_first = self._before_first, None
@@ -117,6 +124,9 @@ class Announcing:
         self._look()
         for publication in self.announcer.handle_timer(self._clock.unix()):
             await self._publish(publication)
+        if self._ungossiped is not None:
+            raw, self._ungossiped = self._ungossiped, None
+            await self._gossip(raw)
 
     def _look(self) -> None:
         self._looked_at = self._clock.now()
@@ -126,8 +136,11 @@ class Announcing:
     async def _publish(self, publication: PublishAnnouncement) -> None:
         self._note(publication)
         if publication.gossip:
-            with suppress(TransportError):  # gossip promises nothing; who asks, is told
-                await self._network.publish(CAPACITY_TOPIC, publication.raw)
+            await self._gossip(publication.raw)
+
+    async def _gossip(self, raw: bytes) -> None:
+        with suppress(TransportError):  # gossip promises nothing; who asks, is told
+            await self._network.publish(CAPACITY_TOPIC, raw)
 
     def _note(self, publication: PublishAnnouncement) -> None:
         """Before anybody sees it: its number is used up, and its prices bind."""

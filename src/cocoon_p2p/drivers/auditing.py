@@ -169,7 +169,7 @@ class Auditor:
             asked = asked + others[: _QUORUM_MIN - len(asked)]
         if len(asked) < _QUORUM_MIN:
             raise CocoonError(
-                f"{_QUORUM_MIN} providers are needed to know the right answer by, there are {len(asked)}",
+                f"{_QUORUM_MIN} providers are needed to know the right answer by; of those that offer it {len(asked)} can do it",
                 code="PROVIDERS",
                 hint="with the model installed here one is enough: cocoon-node models add PATH",
             )

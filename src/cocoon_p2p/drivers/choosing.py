@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from cocoon_p2p import limits
 from cocoon_p2p.drivers.candidates import Candidates
 from cocoon_p2p.drivers.clock import unix_ms
 from cocoon_p2p.drivers.considerations import Consideration
@@ -40,6 +41,10 @@ class Progress:
     excluded: set[PeerId] = field(default_factory=set)
     unreachable: set[PeerId] = field(default_factory=set)
     """Of the excluded, those that were not where they said."""
+    racing: set[PeerId] = field(default_factory=set)
+    """Who has the job now, or had it while another had it too."""
+    no_backup: set[PeerId] = field(default_factory=set)
+    """Of the excluded, those that refused to be a backup: they may have room when the job is in need."""
     counters: dict[PeerId, int] = field(default_factory=dict)
     """What providers want that refused the announced price."""
     looked_again: bool = False
@@ -70,7 +75,15 @@ class Chooser:
         self._jobs = jobs
         self._candidates = candidates
 
-    def choose(self, progress: Progress, model: ResolvedModel, items: int, *, count: int, at_least: int) -> Choice:
+    def choose(
+        self,
+        progress: Progress,
+        model: ResolvedModel,
+        items: int,
+        *,
+        count: int = limits.ASKED_AT_ONCE_MAX,
+        at_least: int = 1,
+    ) -> Choice:
         order = progress.order
         wanted = Wanted(
             tier=order.tier,
@@ -81,7 +94,7 @@ class Chooser:
             networks=frozenset({self._ports.settlement.network_id}),
             min_reliability=order.min_reliability,
         )
-        left_out = progress.excluded | order.excluded
+        left_out = progress.excluded | progress.racing | order.excluded
         offers = [offer for offer in model.offers if offer.peer not in left_out]
         if order.provider is not None:
             offers = [offer for offer in offers if offer.peer == order.provider]
@@ -113,27 +126,27 @@ class Chooser:
             settlement_network=self._ports.settlement.network_id,
         )
 
-    async def legs(self, progress: Progress, model: ResolvedModel, choice: Choice) -> list[Attempt]:
-        """Attempts that wait to be paid for: at announced prices where that is possible, else quoted. Raises what was said
-        where nobody quoted."""
+    async def attempt(self, progress: Progress, model: ResolvedModel, choice: Choice) -> Attempt:
+        """One that waits to be paid for: at the announced price of the first where that is possible, else the best of what
+        was quoted. Raises what was said where nobody quoted."""
         order, chosen = progress.order, choice.selection.chosen
         terms = self.terms(progress, model, choice.wanted)
-        legs = [leg for c in chosen[: order.hedge] if (leg := self._firm(progress, c, choice, terms)) is not None]
-        if len(legs) < order.hedge:
-            firm = {leg.job.provider for leg in legs}
-            asked = [c.peer_id for c in chosen if c.peer_id not in firm]
-            found = await self.asker(progress, choice).ask(asked, terms, enough=order.hedge - len(legs))
+        best = self._firm(progress, chosen[0], choice, terms)
+        if best is None:
+            found = await self.asker(progress, choice).ask([c.peer_id for c in chosen], terms, enough=1)
             self.note_asked(progress, choice, found)
-            quotes = self.best(order, choice, found.quotes)
-            wanted_too = order.hedge - len(legs)
-            legs += quotes[:wanted_too]
-            for other in quotes[wanted_too:]:
-                await other.cancel()
-            if not legs:
+            if not found.quotes:
                 raise worst(found.errors) if found.errors else _nobody_quoted()
+            best, *others = self.best(order, choice, found.quotes)
+            for other in others:
+                await other.cancel()
         for candidate in choice.fitting():
             progress.considered.note_unasked(candidate, candidate.price(choice.wanted))
-        return legs
+        return best
+
+    def latest(self, model: ResolvedModel) -> ResolvedModel:
+        """The same model with its offers as the book has them now: who has come since may do it, who said goodbye not."""
+        return replace(model, offers=self._market.offers(model.model_id))
 
     def _firm(self, progress: Progress, candidate: Candidate, choice: Choice, terms: JobTerms) -> Attempt | None:
         """Its announced price taken as a quote; None where it has to be asked. After a first no we ask: announcements seem

@@ -106,15 +106,19 @@ class JobClient:
 
     async def _session(self, provider: PeerId, addresses: Sequence[str]) -> JobSession:
         lock = self._opening.setdefault(provider, trio.Lock())
-        async with lock:
-            session = self._sessions.get(provider)
-            if session is None or session.ended:
-                stream = await self._open(provider, addresses)
-                session = JobSession(self._attempt_ports, stream, self._way_to(provider))
-                self._sessions[provider] = session
-                self._nursery.start_soon(self._serve, session)
-                session.ask_for_outcomes()
-        return session
+        try:
+            async with lock:
+                session = self._sessions.get(provider)
+                if session is None or session.ended:
+                    stream = await self._open(provider, addresses)
+                    session = JobSession(self._attempt_ports, stream, self._way_to(provider))
+                    self._sessions[provider] = session
+                    self._nursery.start_soon(self._serve, session)
+                    session.ask_for_outcomes()
+            return session
+        finally:  # of those that cannot be reached nothing is kept: anybody can announce any number of them
+            if provider not in self._sessions and not lock.locked() and self._opening.get(provider) is lock:
+                del self._opening[provider]
 
     async def _open(self, provider: PeerId, addresses: Sequence[str]) -> Stream:
         return await open_announced(self._ports.network, provider, addresses, JOB_PROTOCOL)

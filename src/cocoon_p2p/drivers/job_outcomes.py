@@ -63,7 +63,11 @@ class JobOutcomes:
         return ReceiptAck(body.job_id, receipt.client_signature)
 
     async def _pay(self, provider: PeerId, receipt: Receipt, body: ReceiptBody, job: JobRecord | None) -> bool:
-        """Whether our own books agree. The same receipt again changes nothing."""
+        """Whether our own books agree. The same receipt again changes nothing; another one of the same job is not signed."""
+        kept = self._store.receipts.by_job(body.job_id, role="client", peer=provider)
+        if kept is not None and kept.body != receipt.body:
+            log.warning("provider %s sent a second, other receipt of one job", provider)
+            return False
         try:
             await self._settlement.paid(body.job_id, body.price, payee=provider)
         except SettlementError as error:

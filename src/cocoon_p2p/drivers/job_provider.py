@@ -230,7 +230,7 @@ class _Session:
             case KeepSignature(job_id, signature):
                 self._books.signed(self._stream.peer, job_id, signature)
             case ReleasePayment(job_id):
-                await self._ports.settlement.release(job_id)
+                await self._ports.settlement.release(job_id, payer=self._stream.peer)
             case Closed():
                 self._close(effect)
             case _:

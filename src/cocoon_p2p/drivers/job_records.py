@@ -20,9 +20,8 @@ from cocoon_p2p.store import JobRecord, Store
 _NOT_ITS_FAULT = frozenset({"INPUT", "ITEMS", "CANCELLED", "PAYMENT"})
 _POLITE = frozenset({"SHUTTING_DOWN", "IDLE_POLICY"})
 """It said goodbye in mid-job: better than silence, and no answer all the same."""
-_HONEST_NO = frozenset(
-    {RefusalReason.PAYMENT, RefusalReason.QUOTE_EXPIRED, RefusalReason.STANDING, RefusalReason.LIMITS}
-)
+_HONEST_NO = frozenset({RefusalReason.PAYMENT, RefusalReason.QUOTE_EXPIRED, RefusalReason.STANDING})
+"""What an honest provider may say to a job that it quoted. Its limits it knew before."""
 
 
 class JobRecords:

@@ -204,7 +204,7 @@ class MarketDriver:
             # SPEC capacity/1 §4.4
             self._ports.standing.penalise(author, Fault.FLOOD)
             return False
-        self._announcer.pace.note_heard(self._ports.clock.unix())
+        self._announcer.pace.note_heard(self._ports.clock.unix(), author)
         return True
 
     def _compare_clocks(self, announcement: Announcement) -> None:

@@ -40,7 +40,8 @@ class Order:
     """In our own experience, 0 … 1; a stranger's is 0.5."""
     prefer: Preference = BALANCED
     hedge: int = 1
-    """Providers that do it at the same time; the first whole answer is taken and paid."""
+    """Providers that may do it at the same time: a further one begins when those before it are late or fail. The first whole
+    answer is taken and paid."""
     quorum: int = 1
     """Answers that are compared (drivers/quorum.py); the Buyer itself gets one."""
     excluded: frozenset[PeerId] = frozenset()

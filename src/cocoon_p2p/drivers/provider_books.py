@@ -12,7 +12,7 @@ import trio
 from cocoon_p2p import limits
 from cocoon_p2p.drivers.clock import Clock, unix_ms
 from cocoon_p2p.ids import JobId, ModelId, PeerId
-from cocoon_p2p.policy.late_cancels import CANCELLED_LATE, EndedJob
+from cocoon_p2p.policy.late_cancels import CANCELLED_LATE, LATE_ERRORS, EndedJob
 from cocoon_p2p.proto.job_effects import Closed
 from cocoon_p2p.proto.provider_desk import ProviderDesk
 from cocoon_p2p.settlement.port import Settlement
@@ -39,9 +39,11 @@ class ProviderBooks:
         """How this client's last jobs ended, if it is not in memory."""
         late_cancels = self._desk.late_cancels
         if not late_cancels.knows(client):
-            jobs = self._store.jobs.last_ended(client, limits.LATE_CANCELS_COUNTED)
-            ended = [EndedJob(job.job_id, job.finished_at_ms or 0, job.error == CANCELLED_LATE) for job in jobs]
-            late_cancels.remember(client, ended)
+            jobs = self._store.jobs.last_ended(client, limits.LATE_CANCELS_COUNTED, errors=LATE_ERRORS)
+            ended = [EndedJob(job.job_id, job.finished_at_ms or 0, job.error in LATE_ERRORS) for job in jobs]
+            since_ms = unix_ms(self._clock) - int(limits.LATE_CANCELS_MEMORY_S * 1000)
+            unsigned = self._store.receipts.unsigned_since(client, since_ms, limits.RECEIPTS_UNSIGNED_MAX)
+            late_cancels.remember(client, ended, dict(unsigned))
 
     async def earn(self, receipt: Receipt, body: ReceiptBody, created_at_ms: int) -> None:
         """The output is out: the receipt and what it earned, on disk before the receipt is sent."""
@@ -64,8 +66,8 @@ class ProviderBooks:
                         )
                     )
                     self._put(self._record(body, created_at_ms))
-                self._desk.late_cancels.note(body.client, EndedJob(body.job_id, body.finished_at_ms, late=False))
-                await self._settlement.earned(body.job_id, body.price)
+                self._desk.late_cancels.earned(body.client, body.job_id, body.finished_at_ms)
+                await self._settlement.earned(body.job_id, body.price, payer=body.client)
         finally:
             del self._earning[key]
             written.set()
@@ -87,22 +89,25 @@ class ProviderBooks:
             with self._store.transaction():
                 self._store.receipts.take_back(job_id, client)
                 self._put(record)
-            await self._settlement.refund(job_id)
+            await self._settlement.refund(job_id, payer=client)
             self._store.jobs.finish(
                 job_id, "provider", "failed", finished_at_ms=now_ms, error=CANCELLED_LATE, peer=client
             )
+        self._desk.late_cancels.signed(client, job_id)
         self._desk.late_cancels.note(client, EndedJob(job_id, now_ms, late=True))
         return True
 
     def signed(self, client: PeerId, job_id: JobId, signature: bytes) -> None:
         self._store.receipts.acknowledge(job_id, signature, peer=client)
+        self._desk.late_cancels.signed(client, job_id)
 
     def ended(self, closed: Closed, created_at_ms: int) -> None:
         """An accepted job ended. One that is done stands in the books already, with what it earned."""
         if closed.error is None:
             return
         now_ms = unix_ms(self._clock)
-        self._desk.late_cancels.note(closed.client, EndedJob(closed.job_id, now_ms, closed.late))
+        if closed.late:  # what ended before the work was done cost the client nothing, and hides nothing
+            self._desk.late_cancels.note(closed.client, EndedJob(closed.job_id, now_ms, late=True))
         self._put(
             JobRecord(
                 job_id=closed.job_id,

@@ -2,7 +2,7 @@
 fails, go on with the next.
 
 What is chosen and whether to go on is decided in `policy.selection` and `policy.retry`; words and records are in `order` and
-`considerations`; several providers at once in `hedging`.
+`considerations`; a second provider for a job that is late in `hedging`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import trio
 
 from cocoon_p2p import limits
 from cocoon_p2p.drivers.candidates import Candidates
-from cocoon_p2p.drivers.choosing import Chooser, Progress
+from cocoon_p2p.drivers.choosing import Choice, Chooser, Progress
 from cocoon_p2p.drivers.clock import unix_ms
 from cocoon_p2p.drivers.considerations import ID_DIGITS, Consideration, Row
 from cocoon_p2p.drivers.hedging import race
@@ -29,12 +29,13 @@ from cocoon_p2p.drivers.order import (
     nobody_fits,
     timeline_ms,
     with_hint,
-    worst,
 )
 from cocoon_p2p.drivers.resolve import ResolvedModel, Resolver
 from cocoon_p2p.errors import CocoonError, PeerRefused, RefusalReason, RemoteProtocolError, StoreError, TransportError
 from cocoon_p2p.ids import JobId, PeerId
 from cocoon_p2p.models.check import check_inputs
+from cocoon_p2p.policy.backup import backup_delay_s
+from cocoon_p2p.policy.experience import Outcome
 from cocoon_p2p.policy.retry import AttemptFacts, counter_offer, is_retryable, may_retry
 from cocoon_p2p.policy.selection import Candidate
 from cocoon_p2p.tensors import Payload, decode_payload, encode_payload
@@ -57,7 +58,7 @@ class Buyer:
         self.experience = ports.experience
         self._considerations = ports.considerations
         self._candidates = Candidates(ports.network, ports.experience, ports.clock, ports.rng)
-        self._chooser = Chooser(ports, market, jobs, self._candidates)
+        self.chooser = Chooser(ports, market, jobs, self._candidates)
         self._records = JobRecords(ports.store, ports.clock, ports.experience, ports.considerations)
 
     def __enter__(self) -> Buyer:
@@ -80,7 +81,7 @@ class Buyer:
         does."""
         progress = self._begin(order)
         model, items = await self._resolve(progress)
-        choice = self._chooser.choose(progress, model, items, count=_ALL, at_least=_ALL)
+        choice = self.chooser.choose(progress, model, items, count=_ALL, at_least=_ALL)
         if not choice.selection.chosen:
             raise nobody_fits(order, choice.wanted, list(choice.candidates.values()))
         return list(choice.selection.chosen)
@@ -92,21 +93,21 @@ class Buyer:
         considered = progress.considered
         considered.dry_run = True
         model, items = await self._resolve(progress)
-        choice = self._chooser.choose(
+        choice = self.chooser.choose(
             progress, model, items, count=limits.DRY_RUN_ASKED_MAX, at_least=limits.DRY_RUN_ASKED_MAX
         )
         asked = [candidate.peer_id for candidate in choice.selection.chosen]
         asked += [misfit.candidate.peer_id for misfit in choice.selection.excluded if order.provider is None]
-        terms = self._chooser.terms(progress, model, choice.wanted)
-        found = await self._chooser.asker(progress, choice).ask(
+        terms = self.chooser.terms(progress, model, choice.wanted)
+        found = await self.chooser.asker(progress, choice).ask(
             asked[: limits.DRY_RUN_ASKED_MAX], terms, enough=len(asked)
         )
-        self._chooser.note_asked(progress, choice, found)
+        self.chooser.note_asked(progress, choice, found)
         fitting = [
             quote for quote in found.quotes if quote.job.provider in {c.peer_id for c in choice.selection.chosen}
         ]
         if fitting:
-            considered.chosen = self._chooser.best(order, choice, fitting)[0].job.provider
+            considered.chosen = self.chooser.best(order, choice, fitting)[0].job.provider
         for quote in found.quotes:
             await quote.cancel()
         self._considerations.add(considered)
@@ -172,10 +173,7 @@ class Buyer:
         """Choose and carry through, and again elsewhere where `policy.retry` allows it."""
         model, items = await self._resolve(progress)
         while True:
-            hedge = progress.order.hedge
-            choice = self._chooser.choose(
-                progress, model, items, count=max(limits.ASKED_AT_ONCE_MAX, hedge), at_least=hedge
-            )
+            choice = self.chooser.choose(progress, model, items)
             if not choice.selection.chosen:
                 if progress.unreachable and not progress.looked_again:
                     model = await self._look_again(progress)
@@ -184,13 +182,18 @@ class Buyer:
                     progress.order, choice.wanted, list(choice.candidates.values())
                 )
             try:
-                legs = await self._chooser.legs(progress, model, choice)
-                return await self._carry_through(progress, legs, model.name)
+                attempt = await self.chooser.attempt(progress, model, choice)
             except CocoonError as error:
                 progress.rounds += 1
                 progress.last_error = error
-                if progress.rounds >= attempts_max or not may_retry(self._facts(progress, error)):
-                    raise
+            else:
+                bought = await self._carry_through(progress, attempt, _Backups(self, progress, model, items, choice))
+                if bought is not None:
+                    return bought
+            assert progress.last_error is not None
+            if progress.rounds >= attempts_max or not self.may_retry(progress):
+                raise progress.last_error
+            model = self.chooser.latest(model)
 
     async def _resolve(self, progress: Progress) -> tuple[ResolvedModel, int]:
         order = progress.order
@@ -213,32 +216,34 @@ class Buyer:
         progress.unreachable.clear()
         return await self._resolver.resolve(progress.order.model)
 
-    def _facts(self, progress: Progress, error: CocoonError) -> AttemptFacts:
+    def may_retry(self, progress: Progress) -> bool:
+        """After `progress.last_error`, if there was one."""
+        error = progress.last_error
         in_time = self._ports.clock.now() < progress.deadline
-        return AttemptFacts(attempts=progress.rounds, retryable=is_retryable(error), in_time=in_time)
+        retryable = error is None or is_retryable(error)
+        return may_retry(AttemptFacts(attempts=progress.rounds, retryable=retryable, in_time=in_time))
 
     # --- the job itself ---
 
-    async def _carry_through(self, progress: Progress, legs: list[Attempt], name: str) -> Purchase:
-        async def carry(leg: Attempt) -> memoryview:
-            return await self._carry(progress, leg, name)
+    async def _carry_through(self, progress: Progress, first: Attempt, backups: _Backups) -> Purchase | None:
+        """None when it failed at all that had it: why stands in `progress.last_error`."""
 
-        if len(legs) == 1:
-            (attempt,) = legs
-            try:
-                output = await carry(attempt)
-            except CocoonError as error:
-                self._note_failure(progress, attempt, error)
-                raise
-        else:
-            result = await race(legs, carry)
-            for leg, failure in result.failures:
-                self._note_failure(progress, leg, failure)
-            if result.winner is None or result.output is None:
-                raise worst([failure for _, failure in result.failures])
-            attempt, output = result.winner, result.output
-        progress.considered.chosen = attempt.job.provider
-        return self._purchase(progress, attempt, output)
+        async def carry(leg: Attempt) -> memoryview:
+            return await self._carry(progress, leg, backups.model.name)
+
+        progress.racing.add(first.job.provider)
+        try:
+            result = await race(first, carry, backups, at_most=progress.order.hedge)
+        finally:
+            progress.racing.clear()
+        for late in result.overtaken:
+            self.experience.note(late.job.provider, backups.model.model_id, Outcome.LATE)
+        if result.winner is None or result.output is None:
+            progress.excluded -= progress.no_backup
+            progress.no_backup.clear()
+            return None
+        progress.considered.chosen = result.winner.job.provider
+        return self._purchase(progress, result.winner, result.output)
 
     async def _carry(self, progress: Progress, attempt: Attempt, name: str) -> memoryview:
         """Pay one attempt and have it done. Raises CocoonError."""
@@ -291,7 +296,8 @@ class Buyer:
             transcript=attempt.transcript(),
         )
 
-    def _note_failure(self, progress: Progress, attempt: Attempt, error: CocoonError) -> None:
+    def note_failure(self, progress: Progress, attempt: Attempt, error: CocoonError, *, alone: bool = True) -> None:
+        """What follows from it for the rest of the order. A backup that is busy is none, and no failed attempt."""
         peer, order = attempt.job.provider, progress.order
         log.info("provider %s failed the job: %s", peer, error)
         now_ms = unix_ms(self._ports.clock)
@@ -307,3 +313,49 @@ class Buyer:
             self._market.forget(peer)
         progress.failures.append({"provider": peer, "error": error.message, "code": error.code})
         progress.at_risk += attempt.at_risk
+        if not alone and isinstance(error, PeerRefused) and error.reason is RefusalReason.BUSY:
+            progress.no_backup.add(peer)
+        else:
+            progress.rounds += 1
+            progress.last_error = error
+
+
+class _Backups:
+    """Further legs of one job, for `race`."""
+
+    def __init__(self, buyer: Buyer, progress: Progress, model: ResolvedModel, items: int, choice: Choice) -> None:
+        self.model = model
+        self._buyer = buyer
+        self._progress = progress
+        self._items = items
+        self._choice = choice
+
+    def delay_s(self, leg: Attempt) -> float:
+        candidate, quote = self._choice.candidates[leg.job.provider], leg.job.quote
+        if quote is not None and not leg.job.firm:
+            candidate = replace(candidate, queue_ms=quote.queue_ms)
+        return backup_delay_s(self._choice.wanted, candidate)
+
+    async def another(self) -> Attempt | None:
+        buyer, progress = self._buyer, self._progress
+        if not buyer.may_retry(progress):
+            return None
+        self.model = buyer.chooser.latest(self.model)
+        choice = buyer.chooser.choose(progress, self.model, self._items)
+        if not choice.selection.chosen:
+            return None
+        before = set(progress.excluded)
+        try:
+            leg = await buyer.chooser.attempt(progress, self.model, choice)
+        except CocoonError as error:
+            log.info("no backup for the job: %s", error)
+            return None
+        finally:
+            progress.no_backup |= progress.excluded - before - progress.unreachable
+        self._choice = choice
+        progress.racing.add(leg.job.provider)
+        return leg
+
+    def failed(self, leg: Attempt, error: CocoonError, *, alone: bool) -> None:
+        self._progress.racing.discard(leg.job.provider)
+        self._buyer.note_failure(self._progress, leg, error, alone=alone)

@@ -233,7 +233,7 @@ def _failed(provider: PeerId, error: CocoonError) -> Judged:
 
 def _too_few(order: Order, found: int, count: int) -> CocoonError:
     some = f"only {found} provider{'s' if found != 1 else ''} of {order.model} can do this job"
-    hint = "wait for more: cocoon-node offers shows them; or raise the limits of price, tier or reliability"
+    hint = "wait for more: cocoon-node offers shows them; or loosen the limits of price, tier or reliability"
     if found >= 2:
         hint = f"ask for {found} answers; {hint}"
     return CocoonError(f"a quorum of {count} needs {count} providers; {some}", code="PROVIDERS", hint=hint)

@@ -62,8 +62,14 @@ class Asker:
                 grace = trio.current_time() + limits.QUOTE_GRACE_S
                 nursery.cancel_scope.deadline = min(nursery.cancel_scope.deadline, grace)
 
-        async with trio.open_nursery() as nursery:
-            nursery.cancel_scope.deadline = trio.current_time() + limits.QUOTE_TIMEOUT_S
-            for peer in peers:
-                nursery.start_soon(one, peer)
+        ended = False
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.cancel_scope.deadline = trio.current_time() + limits.QUOTE_TIMEOUT_S
+                for peer in peers:
+                    nursery.start_soon(one, peer)
+            ended = True
+        finally:
+            for quote in asked.quotes if not ended else ():  # whoever asked is cancelled, and nobody takes them
+                await quote.cancel()
         return asked

@@ -22,9 +22,9 @@ async def recover(store: Store, settlement: Settlement, clock: Clock) -> int:
         role: JobRole = "provider" if held.role == "payee" else "client"
         receipt = store.receipts.by_job(held.job_id, role=role, peer=held.other)
         if held.role == "payee" and receipt is not None:
-            await settlement.earned(held.job_id, receipt.price)
+            await settlement.earned(held.job_id, receipt.price, payer=held.other)
         elif held.role == "payee":
-            await settlement.release(held.job_id)
+            await settlement.release(held.job_id, payer=held.other)
         elif receipt is not None:
             await settlement.paid(held.job_id, receipt.price, payee=held.other)
         else:
@@ -42,7 +42,7 @@ async def _end(job: JobRecord, store: Store, settlement: Settlement, clock: Cloc
     state: JobState
     receipt = store.receipts.by_job(job.job_id, role=job.role, peer=job.peer_id)
     if job.role == "provider" and receipt is None:  # its receipt was taken back, and then came the end
-        await settlement.refund(job.job_id)
+        await settlement.refund(job.job_id, payer=job.peer_id)
         state, price, error = "failed", 0, job.error
     elif receipt is None:
         state, price, error = "unknown", job.price, "the node stopped before the job ended"

@@ -32,11 +32,11 @@ ANNOUNCEMENTS_PER_AUTHOR_BURST = 10
 """What one author may gossip: it may announce once a second (ANNOUNCEMENT_MIN_INTERVAL_S), and a few bunch on their way."""
 RECORD_INTERVAL_S = 600.0
 """The DHT record tells where a peer is; unchanged it is put anew this often, twice within the time that records are kept."""
-GOSSIP_ANNOUNCEMENTS_PER_MINUTE = 18
+GOSSIP_ANNOUNCEMENTS_PER_MINUTE = 15
 """Announcements that the whole topic should carry, however large the network: at 300 to 350 bytes, each of which is eight on the
-wire (bench/mesh.py), 0.8 KB a second and node."""
+wire (bench/mesh.py), 0.7 KB a second and node."""
 GOSSIP_ROOM_SHARE = 0.8
-"""Up to this part of it everybody speaks when it is his turn; six nodes that announce every 27 to 30 s stay below."""
+"""Up to this part of it everybody speaks when it is his turn; five nodes that announce every 27 to 30 s stay below."""
 GOSSIP_RATE_WINDOW_S = 60.0
 LISTEN_BACK_S = 1.0
 """What a new node waits for the answer of one neighbour before it announces itself: three round trips round the world."""
@@ -86,18 +86,23 @@ PROGRESS_SILENCE_S = 7.0
 FIRM_PRICES_MAX = 4096
 """Announced prices that a provider remembers: 64 models, three tiers, and a price that moved every 3 s of a minute."""
 ANSWERS_UNPAID_PER_S = 64.0
-"""Quotes and refusals that one client's stream gets signed, a second, without giving a job: a signature costs 0.1 ms, so all
+"""Quotes and refusals that one client gets signed, a second, without giving a job: a signature costs 0.1 ms, so all
 of them less than a hundredth of a core."""
 ANSWERS_UNPAID_BURST = 512.0
 """As many at once: twice what a `map` asks one provider for at the same time (MAP_IN_FLIGHT_MAX)."""
 LATE_CANCELS_COUNTED = 20
-"""Last accepted jobs of a client that are looked at for work that was thrown away."""
+"""Last jobs of a client whose work was done, that are looked at for work that was thrown away."""
 LATE_CANCELS_MIN = 8
 """Below this nothing is concluded: a program that was stopped a few times is no abuse."""
 LATE_CANCELS_MEMORY_S = 3600.0
 """A job counts for an hour: whoever lost its standing by cancelling gets it back within that time."""
 LATE_CANCELS_CLIENTS_MAX = 4096
 """Clients whose last jobs a provider has in memory, at about 2 KB each."""
+RECEIPT_SIGNED_WITHIN_S = 30.0
+"""A receipt that its client has not signed by then counts as work thrown away: an honest one signs within a round trip, and
+one whose line broke comes back within half a minute, or signs when it does."""
+RECEIPTS_UNSIGNED_MAX = 256
+"""Of one client: as many as one `map` has under way (MAP_IN_FLIGHT_MAX). Who lets more gather could cancel them all."""
 OUTPUT_SILENCE_S = 30.0
 """Between two messages of a job whose input or output is on its way: a frame of 1 MiB at 280 kbit/s."""
 FIRM_TIME_LEFT_S = 1.0
@@ -109,7 +114,19 @@ SEAL_KEYS_REMEMBERED_MAX = 256
 JOBS_UNSETTLED_MAX = 4096
 """Jobs without an outcome that a client keeps in memory, at about 1 KB: JOBS_PER_PEER_MAX of 64 providers."""
 HEDGE_MAX = 4
-"""Providers that one job is given to at the same time; each one more gains less and wastes their work."""
+"""Providers that one job is at, at the same time; each one more gains less and wastes their work."""
+BACKUP_LEARNED_FACTOR = 1.5
+"""Of the time that a job of ours usually takes there, before a second provider gets it: few are as late by chance."""
+BACKUP_ANNOUNCED_FACTOR = 2.0
+"""The same of the time that was only announced: it may be another machine's, or a smaller input's."""
+BACKUP_UNKNOWN_S = 1.0
+"""Where nothing is known: longer than most jobs take, and what a person does not mind."""
+BACKUP_MIN_S = 0.02
+"""Below this the round trip to a second provider gains nothing."""
+BACKUP_TRANSFER_BYTES_PER_S = 12.5e6
+"""What an input takes on its way, at 100 Mbit/s; what was learned of small inputs says nothing of large ones."""
+BACKUP_AGAIN_S = 1.0
+"""When nobody fits who could be a backup: how soon one is looked for again; the wait doubles."""
 QUORUM_MAX = 9
 """Answers that are compared; nine outvote four liars."""
 MAP_IN_FLIGHT_MAX = 256
@@ -127,8 +144,12 @@ NEWCOMER_TRIES = 5
 NEWCOMER_SHARE = 0.05
 """Of our jobs, for providers that we do not know, while one fits that we know and that is good: one job in twenty finds
 better ones within a day, and a crowd of fake peers gets no more than that."""
+KNOWN_GOOD_WANTED = 4
+"""Good providers that a client should know of a model: as many as may fail in one job before it does (JOB_ATTEMPTS_MAX)."""
 KNOWN_GOOD_RELIABILITY = 0.7
 """Five of five (0.86), or a job in four failed: what a stranger's half is not."""
+KNOWN_BAD_RELIABILITY = 0.3
+"""Three of four jobs failed. A low price must not make up for that: whoever fails every job for nothing would get them all."""
 EXPERIENCE_HALF_LIFE_S = 7 * 86_400.0
 """A machine that was bad last week may have a new disk; one that was good may have a new owner."""
 EXPERIENCES_KEPT_MAX = 4096

@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -119,14 +119,14 @@ class ModelRegistry:
     def get(self, name_or_id: str) -> InstalledModel:
         """By name, id, or the first 8 or more digits of the id. Raises CocoonError(code="NO_MODEL") with what is near."""
         models = self.list()
-        for model in models:
-            if name_or_id in (model.name, model.model_id):
-                return model
-        if len(name_or_id) >= _ID_PREFIX_CHARS_MIN:
-            matches = [model for model in models if model.model_id.startswith(name_or_id)]
-            if len(matches) == 1:
-                return matches[0]
-        raise _not_found(name_or_id, models)
+        found = _find(name_or_id, models)
+        if found is None:
+            raise _not_found(name_or_id, models)
+        return found
+
+    def find(self, name_or_id: str) -> InstalledModel | None:
+        """The same; None when there is none."""
+        return _find(name_or_id, self.list())
 
     def set_offer(self, model_id: ModelId, offer: Offer) -> InstalledModel:
         """Change name, prices, or whether the model is served. Raises ConfigError, CocoonError(code="NO_MODEL")."""
@@ -322,6 +322,17 @@ def _read_offer(path: Path) -> Offer:
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ConfigError) as error:
         raise ModelDamaged(f"{path}: {error!s:.200}", hint="add the model again, which writes it anew") from error
     return offer
+
+
+def _find(name_or_id: str, models: Sequence[InstalledModel]) -> InstalledModel | None:
+    for model in models:
+        if name_or_id in (model.name, model.model_id):
+            return model
+    if len(name_or_id) >= _ID_PREFIX_CHARS_MIN:
+        matches = [model for model in models if model.model_id.startswith(name_or_id)]
+        if len(matches) == 1:
+            return matches[0]
+    return None
 
 
 def _not_found(wanted: str, models: tuple[InstalledModel, ...]) -> CocoonError:

@@ -3,7 +3,7 @@ one author may bring. Times are seconds of one clock.
 
 There is no leader: each node counts what comes by on the topic, a minute's worth, and the nearer that is to the budget, the
 smaller the chance that it adds its own (the "trickle" of RFC 6206 suppresses the same way, by what it hears from others).
-Nothing has to settle: who has just come asks a neighbour how much there was before (`begin`). In a network of half a dozen
+Nothing has to settle: who has just come asks a neighbour how much there was before (`begin`). In a network of five
 providers everybody is heard of twice a minute; in a large one gossip is a sample of the market, and what is not gossiped is
 still there for whoever asks.
 """
@@ -16,6 +16,9 @@ from collections import OrderedDict
 from cocoon_p2p import limits
 from cocoon_p2p.ids import PeerId
 
+_AUTHOR_PER_S = 1 / limits.GOSSIP_CHANGE_INTERVAL_S + 1 / limits.ANNOUNCEMENT_INTERVAL_S
+_AUTHOR_BURST = limits.GOSSIP_CHANGE_BURST + 2.0
+"""What an honest author says at most: its news, and an announcement every half a minute, one of them early by its jitter."""
 _NEWS_ROOM = 1.5
 """Of the budget: what is left above it is for what changed."""
 
@@ -26,16 +29,19 @@ class GossipPace:
     def __init__(self) -> None:
         self._heard = 0.0
         self._heard_at = 0.0
+        self._counted = AuthorRates(per_s=_AUTHOR_PER_S, burst=_AUTHOR_BURST)
         self._changes = float(limits.GOSSIP_CHANGE_BURST)
         self._changes_at = 0.0
 
     def begin(self, now: float, count: int) -> None:
-        """Before we listened, `count` announcements came by within a minute."""
-        if self.heard(now) == 0.0:
-            self._heard, self._heard_at = float(count), now
+        """Others heard `count` announcements come by within a minute; we have not listened for as long."""
+        self._heard, self._heard_at = max(self.heard(now), float(count)), now
 
-    def note_heard(self, now: float) -> None:
-        """One announcement came by on the topic, ours among them."""
+    def note_heard(self, now: float, author: PeerId | None = None) -> None:
+        """One announcement came by on the topic, ours among them. Of one author no more count than an honest one brings: else a
+        single peer that speaks once a second would look like a full topic, and silence everybody."""
+        if author is not None and not self._counted.take(author, now):
+            return
         self._heard = self.heard(now) + 1.0
         self._heard_at = now
 

@@ -4,7 +4,7 @@ takes one's own."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 if TYPE_CHECKING:
     from cocoon_p2p.policy.selection import Candidate, Wanted
@@ -12,9 +12,13 @@ if TYPE_CHECKING:
 RELIABILITY_MIN = 0.01
 """Below, a provider is not told from a worse one: the scores stay finite."""
 
+NEAR_ENOUGH = 1.15
+"""Times of equal machines differ by so much from job to job."""
+
 
 class Preference(Protocol):
-    """Scores only offers that fit: limits are limits, whatever is preferred."""
+    """Scores only offers that fit: limits are limits, whatever is preferred. One may have a `near_enough`, a factor from 1:
+    of offers that cost no more than the best and score at most so many times as much, chance takes one."""
 
     def score(self, wanted: Wanted, candidate: Candidate) -> float:
         """Lower is better. To be quick, and the same for the same facts: a choice repeats under a seed."""
@@ -23,6 +27,8 @@ class Preference(Protocol):
 class Balanced:
     """Price × expected time ÷ reliability. One nanogram is added to the price, so that time still counts between offers
     that cost nothing."""
+
+    near_enough: ClassVar[float] = NEAR_ENOUGH
 
     def score(self, wanted: Wanted, candidate: Candidate) -> float:
         return (candidate.price(wanted) + 1) * _time_to_success(wanted, candidate)
@@ -37,6 +43,8 @@ class Cheapest:
 
 class Fastest:
     """The expected time, attempts that fail included; what is free of difference in time is chosen by price."""
+
+    near_enough: ClassVar[float] = NEAR_ENOUGH
 
     def score(self, wanted: Wanted, candidate: Candidate) -> float:
         return _time_to_success(wanted, candidate) + _fraction(candidate.price(wanted)) / 1000

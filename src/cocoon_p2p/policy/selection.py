@@ -16,7 +16,9 @@ from typing import Protocol
 from cocoon_p2p.errors import RefusalReason
 from cocoon_p2p.ids import PeerId, Tier
 from cocoon_p2p.limits import (
+    KNOWN_BAD_RELIABILITY,
     KNOWN_GOOD_RELIABILITY,
+    KNOWN_GOOD_WANTED,
     NEWCOMER_SHARE,
     NEWCOMER_TRIES,
     SELECTION_SAMPLE,
@@ -109,6 +111,11 @@ class Candidate:
         """It did our jobs well, and has room for one more as far as we know."""
         return not self.is_newcomer and self.reliability >= KNOWN_GOOD_RELIABILITY and self.slots_free != 0
 
+    @property
+    def is_known_bad(self) -> bool:
+        """It failed most of our jobs. No price is low enough for that."""
+        return not self.is_newcomer and self.reliability < KNOWN_BAD_RELIABILITY
+
 
 @dataclass(frozen=True, slots=True)
 class Excluded:
@@ -140,8 +147,8 @@ def select(
 ) -> Selection:
     """Up to `count` candidates, each the best of `limits.SELECTION_SAMPLE` random ones of those that are left.
 
-    While a good one fits that we know, newcomers are drawn once in 1 / `limits.NEWCOMER_SHARE` times, and as many as are
-    missing from `at_least`."""
+    While a good one fits that we know, newcomers are drawn now and then (`_newcomers_share`), and as many as are missing from
+    `at_least`. Those that we know to be bad come last, and only where others are missing."""
     fitting: list[Candidate] = []
     excluded: list[Excluded] = []
     for candidate in candidates:
@@ -150,18 +157,31 @@ def select(
             fitting.append(candidate)
         else:
             excluded.append(misfit)
+    bad = [candidate for candidate in fitting if candidate.is_known_bad]
+    if len(bad) == len(fitting):
+        return Selection(tuple(_choose(wanted, bad, count, rng, prefer)), tuple(excluded))
+    fitting = [candidate for candidate in fitting if not candidate.is_known_bad]
     if not any(candidate.is_known_good for candidate in fitting):
         chosen = _choose(wanted, fitting, count, rng, prefer)
+        chosen += _choose(wanted, bad, min(at_least, count) - len(chosen), rng, prefer, beside=chosen)
         return Selection(tuple(chosen), tuple(excluded))
     known = [candidate for candidate in fitting if not candidate.is_newcomer]
     newcomers = [candidate for candidate in fitting if candidate.is_newcomer]
-    trial = bool(newcomers) and count > 0 and rng.random() < NEWCOMER_SHARE
+    trial = bool(newcomers) and count > 0 and rng.random() < _newcomers_share(known)
     chosen = _choose(wanted, newcomers, 1, rng, prefer) if trial else []
     chosen += _choose(wanted, known, count - len(chosen), rng, prefer, beside=chosen)
     if len(chosen) < at_least:
         left = [candidate for candidate in newcomers if candidate not in chosen]
         chosen += _choose(wanted, left, min(at_least, count) - len(chosen), rng, prefer, beside=chosen)
+        chosen += _choose(wanted, bad, min(at_least, count) - len(chosen), rng, prefer, beside=chosen)
     return Selection(tuple(chosen), tuple(excluded), trial)
+
+
+def _newcomers_share(known: Sequence[Candidate]) -> float:
+    """limits.NEWCOMER_SHARE; up to four times as much while we know less than KNOWN_GOOD_WANTED good ones: who has only one
+    to fall back on should get to know more, and not all of a market's jobs should go to whom each client met first."""
+    good = sum(candidate.is_known_good for candidate in known)
+    return NEWCOMER_SHARE * max(1, KNOWN_GOOD_WANTED + 1 - good)
 
 
 def score(wanted: Wanted, candidate: Candidate) -> float:
@@ -184,12 +204,24 @@ def _choose(
     taken = Counter(candidate.subnet for candidate in beside if candidate.subnet)
     while pool and len(chosen) < count:
         elsewhere = [candidate for candidate in pool if taken[candidate.subnet] < SUBNET_ASKED_MAX]
-        best = min(_drawn(elsewhere or pool, rng), key=lambda candidate: prefer.score(wanted, candidate))
+        best = _best(wanted, _drawn(elsewhere or pool, rng), prefer)
         chosen.append(best)
         pool.remove(best)
         if best.subnet:
             taken[best.subnet] += 1
     return chosen
+
+
+def _best(wanted: Wanted, drawn: Sequence[Candidate], prefer: Preference) -> Candidate:
+    """The best, or the first drawn of those that cost no more and whose score differs from the best's by noise alone (what
+    the preference calls `near_enough`): equal providers should get equal work."""
+    scored = [(prefer.score(wanted, candidate), candidate) for candidate in drawn]
+    least, best = min(scored, key=lambda each: each[0])
+    near = getattr(prefer, "near_enough", 1.0)
+    if near == 1.0:
+        return best
+    price = best.price(wanted)
+    return next(each for value, each in scored if value <= near * least and each.price(wanted) <= price)
 
 
 def _drawn(pool: Sequence[Candidate], rng: Random) -> list[Candidate]:

@@ -97,9 +97,11 @@ class Announcer:
         return [self._publish(now)]
 
     def handle_question(self, now: float) -> list[PublishAnnouncement]:
-        """Somebody asks: a fresh announcement, for him alone, when the last one is old or says another load than there is.
-        At most one a second."""
-        if self._published is None or now - self._published_at < limits.ANNOUNCEMENT_MIN_INTERVAL_S:
+        """Somebody asks: a fresh announcement when the last one is old or says another load than there is, at most one a
+        second; and the first, should it not be out yet. For him alone, unless everybody should hear of a change."""
+        if self._published is None:
+            return [self._publish(now, asked=True)] if self._offers else []
+        if now - self._published_at < limits.ANNOUNCEMENT_MIN_INTERVAL_S:
             return []
         is_old = now - self._published_at > limits.ANNOUNCEMENT_FRESH_S
         if not is_old and self._published.announcement.offers == self._offers:

@@ -303,7 +303,7 @@ class ClientJob:
         if now >= self._deadline:
             return self._give_up(
                 f"provider {self.provider} did not finish within {self.terms.timeout_s:g} s "
-                f"(the job was {self.state.value})",
+                f"(this client was {self.state.value})",
                 code="TIMEOUT",
                 hint="allow more time with --timeout, or choose another provider",
             )
@@ -321,7 +321,7 @@ class ClientJob:
             return []
         # SPEC job/1 §3.13
         return self._give_up(
-            f"provider {self.provider} went silent for {limit_s:g} s (the job was {self.state.value})",
+            f"provider {self.provider} went silent for {limit_s:g} s (this client was {self.state.value})",
             code="SILENT",
             hint="ask again: another provider may do it",
         )

@@ -17,7 +17,7 @@ from cocoon_p2p import limits
 from cocoon_p2p.errors import ExecutionError, RefusalReason, RemoteProtocolError
 from cocoon_p2p.ids import JobId, ModelId, PeerId, Tier
 from cocoon_p2p.policy.admission import Refused
-from cocoon_p2p.policy.late_cancels import CANCELLED_LATE
+from cocoon_p2p.policy.late_cancels import CANCELLED_LATE, LEFT_LATE
 from cocoon_p2p.policy.pricing import Price
 from cocoon_p2p.policy.reputation import fault_of_code
 from cocoon_p2p.proto.firm_offers import read_terms
@@ -75,9 +75,6 @@ class ProviderSession:
         self._jobs: dict[JobId, ProviderJob] = {}
         self._unsigned: OrderedDict[JobId, bytes] = OrderedDict()
         """Bodies of receipts that were sent and wait for the client's signature."""
-        self._unpaid = limits.ANSWERS_UNPAID_BURST
-        """Answers that may be signed before a whole job comes of one, as of `_unpaid_at`."""
-        self._unpaid_at = 0.0
 
     # --- getters ---
 
@@ -119,8 +116,12 @@ class ProviderSession:
         # SPEC job/1 §3.3
         self._check_new(ask)
         self._count_answer(now)
-        decision = _too_short(ask.input_bytes) or self._desk.decide(
-            ask, client=self.client, jobs_of_client=len(self._jobs), unix_ms=unix_ms
+        decision = (
+            _too_short(ask.input_bytes)
+            or self._elsewhere(ask.job_id)
+            or self._desk.decide(
+                ask, client=self.client, jobs_of_client=self._desk.clients.count(self.client), unix_ms=unix_ms
+            )
         )
         if isinstance(decision, Refused):
             return [self._refuse(ask.job_id, ask.model_id, decision, unix_ms)]
@@ -136,8 +137,12 @@ class ProviderSession:
         job_id = submit.job_id
         terms = read_terms(submit.terms, provider=self._desk.identity.peer_id, client=self.client, job_id=job_id)
         header = check_header(submit.envelope_header, terms, unix_ms)
-        refused = _too_short(terms.input_bytes) or self._desk.decide_firm(
-            terms, client=self.client, jobs_of_client=len(self._jobs), unix_ms=unix_ms
+        refused = (
+            _too_short(terms.input_bytes)
+            or self._elsewhere(job_id)
+            or self._desk.decide_firm(
+                terms, client=self.client, jobs_of_client=self._desk.clients.count(self.client), unix_ms=unix_ms
+            )
         )
         sealed = header.suite == SUITE_XWING
         if refused is None and sealed and self._desk.seal_keys.find(header.key_id, unix_ms) is None:
@@ -154,12 +159,16 @@ class ProviderSession:
             name = type(message).__name__.upper()
             raise RemoteProtocolError(f"{name} for a job id that is in use", code="UNEXPECTED")
 
+    def _elsewhere(self, job_id: JobId) -> Refused | None:
+        """Two streams may carry questions about one id, and then only one of them the job: it is paid for once."""
+        # SPEC job/1 §2
+        if not self._desk.clients.is_accepted(self.client, job_id):
+            return None
+        return Refused(RefusalReason.BUSY, "this job goes on on another stream of this client")
+
     def _count_answer(self, now: float) -> None:
         """A client may have so many answers signed of which no job comes. Raises RemoteProtocolError(code="FLOOD")."""
-        since = (now - self._unpaid_at) * limits.ANSWERS_UNPAID_PER_S
-        self._unpaid = min(self._unpaid + since, limits.ANSWERS_UNPAID_BURST) - 1
-        self._unpaid_at = now
-        if self._unpaid < 0:
+        if not self._desk.answers.take(self.client, now):
             raise RemoteProtocolError("this client asks without end, and gives no jobs", code="FLOOD")
 
     def _add(self, state: ProviderState, terms: QuoteBody, raw: bytes, timeout_ms: int, now: float) -> ProviderJob:
@@ -170,6 +179,7 @@ class ProviderSession:
             deadline=now + limits.JOB_INPUT_IDLE_TIMEOUT_S,
             job_deadline=now + min(timeout_ms / 1000, limits.JOB_TIMEOUT_MAX_S),
         )
+        self._desk.clients.opened(self.client)
         return job
 
     def _quote_body(self, ask: Ask, price: Price, unix_ms: int) -> QuoteBody:
@@ -203,10 +213,11 @@ class ProviderSession:
             detail = "there is no quote for this job: it expired, or was never given; ask again"
             return [self._refuse(accept.job_id, None, Refused(RefusalReason.QUOTE_EXPIRED, detail), unix_ms)]
         job.machine.expect(ProviderEvent.ACCEPT)
-        if self._desk.rests is not None:
+        refused = self._desk.rests or self._elsewhere(accept.job_id)
+        if refused is not None:
             job.machine.local(ProviderEvent.REFUSED)
-            refusal = self._refuse(accept.job_id, job.quote.model_id, self._desk.rests, unix_ms)
-            return [refusal, *self._close(accept.job_id, self._desk.rests.detail)]
+            refusal = self._refuse(accept.job_id, job.quote.model_id, refused, unix_ms)
+            return [refusal, *self._close(accept.job_id, refused.detail)]
         job.machine.remote(ProviderEvent.ACCEPT)
         if accept.quote_hash != job.quote_hash:
             raise RemoteProtocolError("ACCEPT names another quote than was given", code="QUOTE")
@@ -220,6 +231,7 @@ class ProviderSession:
         job.deadline = now + limits.JOB_INPUT_IDLE_TIMEOUT_S
         job.progress_at = now + limits.PROGRESS_INTERVAL_S
         self._desk.begin(job.quote.model_id, job.quote.items, job.quote.input_bytes)
+        self._desk.clients.accepted(self.client, taken.job_id)
         job.holds_slot = True
         return [TakePayment(taken.job_id, taken.payment, job.quote.max_total)]
 
@@ -320,7 +332,7 @@ class ProviderSession:
         job.machine.local(ProviderEvent.INPUT_COMPLETE)
         job.input_hash = input_hash
         job.deadline = job.job_deadline
-        self._unpaid += 1
+        self._desk.answers.give_back(self.client)
         self._desk.work_begins(self.client, job_id, job.quote.model_id, job.quote.items)
         return [Execute(job_id, job.quote.model_id, job.quote.items)]
 
@@ -392,11 +404,12 @@ class ProviderSession:
         return [Earn(job_id, receipt, body), Send(receipt), *self._close(job_id, None)]
 
     def lost(self, error: str) -> list[ProviderEffect]:
-        """The stream ended: whatever is unfinished earns nothing."""
+        """The stream ended: whatever is unfinished earns nothing. Of an answer on its way most may have arrived."""
         effects: list[ProviderEffect] = []
         for job_id, job in list(self._jobs.items()):
+            late = job.machine.state is ProviderState.RETURNING
             job.machine.local(ProviderEvent.LOST)
-            effects += self._close(job_id, error)
+            effects += self._close(job_id, LEFT_LATE if late else error, late=late)
         return effects
 
     def shut_down(self) -> list[ProviderEffect]:
@@ -441,15 +454,17 @@ class ProviderSession:
 
     def _close(self, job_id: JobId, error: str | None, *, late: bool = False) -> list[ProviderEffect]:
         job = self._jobs.pop(job_id)
+        self._desk.clients.closed(self.client)
         self._desk.work_ended(self.client, job_id, job.quote.model_id)
         if job.holds_slot:
+            self._desk.clients.ended(self.client, job_id)
             self._desk.end(job.quote.model_id, job.quote.items, job.quote.input_bytes)
         closed = Closed(job_id, job.quote.model_id, self.client, job.quote.tier, job.quote.items, error, late)
         return [ReleasePayment(job_id), closed] if job.holds_slot and error is not None else [closed]
 
     def _await_signature(self, receipt: Receipt) -> None:
         self._unsigned[receipt.job_id] = receipt.body
-        if len(self._unsigned) > limits.JOBS_PER_PEER_MAX:
+        if len(self._unsigned) > limits.RECEIPTS_UNSIGNED_MAX + limits.JOBS_PER_PEER_MAX:
             self._unsigned.popitem(last=False)  # it stays on disk, and is sent again at the next session
 
 

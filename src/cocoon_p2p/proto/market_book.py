@@ -110,6 +110,7 @@ class MarketBook:
         self._by_model: dict[str, dict[PeerId, None]] = {}
         self._subnets: Counter[str] = Counter()
         self._past: OrderedDict[PeerId, Announcement] = OrderedDict()
+        self._forgotten: OrderedDict[PeerId, int] = OrderedDict()
         self._next_expiry: float | None = None
 
     def __len__(self) -> int:
@@ -129,7 +130,7 @@ class MarketBook:
         announcement = signed.announcement
         announcement.require_current(int(now * 1000))
         peer = announcement.peer_id
-        if peer == self._own:
+        if peer == self._own or self._is_forgotten(announcement, heard_by):
             return []
         known = self._entries.get(peer)
         if known is not None:
@@ -164,15 +165,31 @@ class MarketBook:
         return self._next_expiry
 
     def forget(self, peer: PeerId) -> None:
-        """A peer that could not be reached, or lost its standing; its next announcement brings it back."""
-        self._past.pop(peer, None)
+        """A peer that could not be reached, or lost its standing. What it has announced so far stays forgotten, however many
+        books of others still tell it; a newer announcement brings the peer back, and so does its own word, since then it can
+        be reached."""
+        announced = [self._past.pop(peer, None)]
         if peer in self._entries:
+            announced.append(self._entries[peer].announcement)
             self._remove(peer)
+        sequence = max((each.sequence for each in announced if each is not None), default=None)
+        if sequence is None:
+            return
+        self._forgotten[peer] = sequence
+        self._forgotten.move_to_end(peer)
+        if len(self._forgotten) > self._past_max:
+            self._forgotten.popitem(last=False)
+
+    def _is_forgotten(self, announcement: Announcement, heard_by: HeardBy) -> bool:
+        sequence = self._forgotten.get(announcement.peer_id)
+        return sequence is not None and announcement.sequence <= sequence and heard_by is not HeardBy.ASKED
 
     def remember_past(self, announcement: Announcement) -> None:
         """What a peer announced once, verified, and no longer valid: whom to ask, not what is on offer."""
         peer = announcement.peer_id
         if not announcement.offers or peer in self._entries or peer == self._own:
+            return
+        if self._is_forgotten(announcement, HeardBy.BOOK):
             return
         self._past[peer] = announcement
         self._past.move_to_end(peer)
@@ -242,6 +259,7 @@ class MarketBook:
         if peer in self._entries:
             self._remove(peer)
         self._past.pop(peer, None)
+        self._forgotten.pop(peer, None)
         self._entries[peer] = heard
         self._subnets[heard.subnet] += 1
         for key in _keys(heard):

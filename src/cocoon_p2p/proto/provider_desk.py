@@ -11,8 +11,10 @@ from cocoon_p2p import limits
 from cocoon_p2p.errors import RefusalReason, RemoteProtocolError
 from cocoon_p2p.ids import JobId, ModelId, PeerId, Tier
 from cocoon_p2p.policy.admission import JobFacts, ModelFacts, PeerFacts, ProviderFacts, Refused, admit
+from cocoon_p2p.policy.answer_budget import AnswerBudget
 from cocoon_p2p.policy.late_cancels import LateCancels
 from cocoon_p2p.policy.pricing import Price, PriceFacts, PricingPolicy
+from cocoon_p2p.proto.client_jobs import ClientJobs
 from cocoon_p2p.proto.firm_offers import FirmOffers, at_least
 from cocoon_p2p.sealing.seal_keys import SealKeyRing
 from cocoon_p2p.sealing.signing import IdentityKey
@@ -55,6 +57,8 @@ class ProviderDesk:
     rests: Refused | None = None
     """While the operator's rules keep the machine for himself: what every new job is refused with."""
     late_cancels: LateCancels = field(default_factory=LateCancels)
+    answers: AnswerBudget = field(default_factory=AnswerBudget)
+    clients: ClientJobs = field(default_factory=ClientJobs)
     queued_items: dict[ModelId, int] = field(default_factory=dict)
     item_s: dict[ModelId, float] = field(default_factory=dict)
     running: int = 0

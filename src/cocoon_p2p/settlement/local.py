@@ -61,15 +61,15 @@ class LocalSettlement:
     async def kept(self) -> None:
         await self._flusher.flush()
 
-    async def earned(self, job_id: JobId, price: int) -> None:
+    async def earned(self, job_id: JobId, price: int, *, payer: PeerId | None = None) -> None:
         """See the port. Also raises codes JOB_UNKNOWN, JOB_ENDED (earned otherwise, or released before) and PRICE."""
-        self._payee.earned(job_id, price)
+        self._payee.earned(job_id, price, payer)
 
-    async def release(self, job_id: JobId) -> None:
-        self._payee.release(job_id)
+    async def release(self, job_id: JobId, *, payer: PeerId | None = None) -> None:
+        self._payee.release(job_id, payer)
 
-    async def refund(self, job_id: JobId) -> None:
-        self._payee.refund(job_id)
+    async def refund(self, job_id: JobId, *, payer: PeerId | None = None) -> None:
+        self._payee.refund(job_id, payer)
 
     async def open_reservations(self) -> Sequence[OpenReservation]:
         return tuple(OpenReservation(each.job_id, each.role, each.other) for each in self._ledger.open_reservations())

@@ -28,11 +28,12 @@ class Payee:
     def accept_payment(self, payer: PeerId, job_id: JobId, payment: bytes, max_total: int) -> None:
         missing = 0
         with self._ledger.transaction():
-            known = self._ledger.reservation("payee", job_id)
+            # Ids are drawn by clients: another's job of this id is another job.
+            known = self._ledger.reservation("payee", job_id, payer)
             if known is not None:
-                if (known.other, known.amount, known.state) == (payer, max_total, "reserved"):
+                if (known.amount, known.state) == (max_total, "reserved"):
                     return
-                if (known.other, known.state) != (payer, "released"):  # a job that failed may come again
+                if known.state != "released":  # a job that failed may come again
                     raise RemoteProtocolError("this job id was used before", code="REPLAY")
             if not payment and max_total == 0:
                 self._ledger.save_reservation(Reservation("payee", job_id, payer, NO_CHANNEL, 0))
@@ -53,9 +54,9 @@ class Payee:
                 needed=needed,
             )
 
-    def earned(self, job_id: JobId, price: int) -> None:
+    def earned(self, job_id: JobId, price: int, payer: PeerId | None = None) -> None:
         with self._ledger.transaction():
-            reservation = self._ledger.reservation("payee", job_id)
+            reservation = self._ledger.reservation("payee", job_id, payer)
             if reservation is None:
                 raise SettlementError("no payment was accepted for this job", code="JOB_UNKNOWN")
             if reservation.state == "settled" and reservation.price == price:
@@ -69,20 +70,20 @@ class Payee:
             self._ledger.save_reservation(replace(reservation, state="settled", price=price))
             self._free(reservation, earned=price)
 
-    def release(self, job_id: JobId) -> None:
+    def release(self, job_id: JobId, payer: PeerId | None = None) -> None:
         """What was earned stays earned."""
         with self._ledger.transaction():
-            reservation = self._ledger.reservation("payee", job_id)
+            reservation = self._ledger.reservation("payee", job_id, payer)
             if reservation is None or reservation.state != "reserved":
                 return
             self._ledger.save_reservation(replace(reservation, state="released"))
             self._free(reservation, earned=0)
 
-    def refund(self, job_id: JobId) -> None:
+    def refund(self, job_id: JobId, payer: PeerId | None = None) -> None:
         with self._ledger.transaction():
-            reservation = self._ledger.reservation("payee", job_id)
+            reservation = self._ledger.reservation("payee", job_id, payer)
             if reservation is None or reservation.state != "settled":
-                self.release(job_id)
+                self.release(job_id, payer)
                 return
             self._ledger.save_reservation(replace(reservation, state="released", price=0))
             channel = self._ledger.channel("payee", reservation.channel)

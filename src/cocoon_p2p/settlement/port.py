@@ -90,16 +90,18 @@ class Settlement(Protocol):
         """Wait until the payments accepted so far would survive a power cut. The job goes on meanwhile; its result does
         not go out before. Code DATABASE when the disk fails."""
 
-    async def earned(self, job_id: JobId, price: int) -> None:
-        """The job is done and its receipt signed: `price` of its reservation is ours. Idempotent."""
+    async def earned(self, job_id: JobId, price: int, *, payer: PeerId | None = None) -> None:
+        """The job is done and its receipt signed: `price` of its reservation is ours. Idempotent. `payer` tells jobs of one id
+        apart, which clients choose; without it the last one that was paid for is meant."""
 
-    async def release(self, job_id: JobId) -> None:
-        """The job failed: the payer's credit is free again. What was earned stays earned. Idempotent."""
+    async def release(self, job_id: JobId, *, payer: PeerId | None = None) -> None:
+        """The job failed: the payer's credit is free again. What was earned stays earned. Idempotent. `payer` as in
+        `earned`."""
 
-    async def refund(self, job_id: JobId) -> None:
+    async def refund(self, job_id: JobId, *, payer: PeerId | None = None) -> None:
         """The job is not owed after all: what was earned with it is the payer's credit again, as if it had failed.
         Idempotent. What was claimed meanwhile pays for the payer's next jobs on the channel; from a closed channel, which
-        has been paid out, nothing comes back."""
+        has been paid out, nothing comes back. `payer` as in `earned`."""
 
     # --- both ---
     async def open_reservations(self) -> Sequence[OpenReservation]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -108,12 +109,12 @@ class Jobs:
         )
         return tuple(JobId(cast(bytes, row[0])) for row in rows)
 
-    def last_ended(self, client: PeerId, limit: int) -> list[JobRecord]:
-        """As a provider: the last jobs of this client that are over, oldest first."""
+    def last_ended(self, client: PeerId, limit: int, *, errors: Sequence[str] = ()) -> list[JobRecord]:
+        """As a provider: the last jobs of this client that were done, or ended with one of these errors, oldest first."""
         rows = self._database.all(
             f"SELECT {_COLUMNS} FROM jobs WHERE peer_id=? AND role='provider' AND finished_at_ms IS NOT NULL "
-            "ORDER BY number DESC LIMIT ?",
-            (client, max(limit, 0)),
+            f"AND (state='done' OR error IN ({','.join('?' * len(errors))})) ORDER BY number DESC LIMIT ?",
+            (client, *errors, max(limit, 0)),
         )
         return [_record_of(row) for row in reversed(rows)]
 

@@ -109,6 +109,15 @@ class Receipts:
         )
         return tuple(_record_of(row) for row in rows)
 
+    def unsigned_since(self, client: PeerId, since_ms: int, limit: int) -> list[tuple[JobId, int]]:
+        """As a provider: (job, when it was done) of the newest receipts that this client has not signed yet."""
+        rows = self._database.all(
+            "SELECT job_id, finished_at_ms FROM receipts WHERE peer_id=? AND role='provider' AND client_signature=x'' "
+            "AND finished_at_ms>=? ORDER BY number DESC LIMIT ?",
+            (client, since_ms, max(limit, 0)),
+        )
+        return [(JobId(cast(bytes, job_id)), cast(int, at_ms)) for job_id, at_ms in rows]
+
     def newest(self, limit: int = 100) -> list[ReceiptRecord]:
         """The newest receipts, newest first; at most `limits.API_LIST_ROWS_MAX`."""
         rows = self._database.all(

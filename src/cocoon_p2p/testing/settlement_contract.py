@@ -318,7 +318,8 @@ async def check_repeated_job_ids(pair: SettlementPair) -> None:
     job = new_job()
     payment = await pair.pay(job, JOB)
     accept = pair.payee.accept_payment
-    await refused("REPLAY", RemoteProtocolError, accept(IdentityKey.generate().peer_id, job, payment, JOB))
+    # another's job of the same id is another job: what is wrong with it is that the channel is not his
+    await refused("VOUCHER_FOREIGN", RemoteProtocolError, accept(IdentityKey.generate().peer_id, job, payment, JOB))
     await refused("REPLAY", RemoteProtocolError, accept(pair.payer_id, job, payment, JOB - 1))
     await pair.settle(job, JOB)
     await refused("REPLAY", RemoteProtocolError, accept(pair.payer_id, job, payment, JOB))

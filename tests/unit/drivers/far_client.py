@@ -95,7 +95,8 @@ class Far:
                 messages.append(message)
         return messages
 
-    async def submit(self, job_id: JobId = JOB) -> None:
+    async def submit(self, job_id: JobId = JOB, *, whole: bool = True) -> None:
+        """With the input, which is one piece, or without."""
         terms = QuoteBody(
             PROVIDER.peer_id, CLIENT.peer_id, job_id, MODEL, Tier.OPEN, 1, len(PAYLOAD), 1000, 10, PRICE,
             unix_ms(VirtualClock()), 0, 0, b"", b"",
@@ -113,7 +114,8 @@ class Far:
             commitment=NO_COMMITMENT,
         ).encode()
         payment = await self.money.reserve(PROVIDER.peer_id, job_id, PRICE)
-        await self.send(Submit(job_id, terms.encode(), 600_000, payment, header, b""), Input(job_id, PAYLOAD, True))
+        messages: list[JobMessage] = [Submit(job_id, terms.encode(), 600_000, payment, header, b"")]
+        await self.send(*messages, *([Input(job_id, PAYLOAD, True)] if whole else []))
 
     async def answered(self, job_id: JobId = JOB) -> Receipt:
         """The output and the receipt, which is checked."""

@@ -41,9 +41,9 @@ def outcomes(store: Store, money: LocalSettlement) -> JobOutcomes:
     return JobOutcomes(CLIENT, money, store, VirtualClock())
 
 
-def receipt(*, price: int = PRICE, signer: IdentityKey = PROVIDER) -> Receipt:
+def receipt(*, price: int = PRICE, signer: IdentityKey = PROVIDER, output_hash: bytes = bytes(32)) -> Receipt:
     body = ReceiptBody(
-        signer.peer_id, CLIENT.peer_id, JOB, MODEL, Tier.OPEN, bytes(32), price, 1, bytes(32), bytes(32), 0, 0, 1
+        signer.peer_id, CLIENT.peer_id, JOB, MODEL, Tier.OPEN, bytes(32), price, 1, bytes(32), output_hash, 0, 0, 1
     ).encode()
     return Receipt(JOB, body, signer.sign(RECEIPT_DOMAIN, body), b"")
 
@@ -127,6 +127,19 @@ async def test_a_receipt_for_another_answer_than_came_is_a_fault(
     assert caught.value.code == "RECEIPT"
     outcomes.left_open(PROVIDER.peer_id, JOB, owed())
     assert isinstance(await outcomes.on_receipt(PROVIDER.peer_id, receipt()), ReceiptAck)
+
+
+async def test_of_two_different_receipts_the_first_is_signed(
+    outcomes: JobOutcomes, store: Store, money: LocalSettlement
+) -> None:
+    """A provider that gave a wrong answer, and its receipt, would like to have another one signed."""
+    await given(store, money, "done")
+    assert isinstance(await outcomes.on_receipt(PROVIDER.peer_id, receipt()), ReceiptAck)
+    assert isinstance(await outcomes.on_receipt(PROVIDER.peer_id, receipt()), ReceiptAck)
+    assert await outcomes.on_receipt(PROVIDER.peer_id, receipt(output_hash=b"x" * 32)) is None
+    kept = store.receipts.by_job(JOB, role="client")
+    assert kept is not None
+    assert kept.body == receipt().body
 
 
 async def test_a_failure_releases_what_was_open_and_nothing_else(

@@ -133,21 +133,37 @@ def test_what_we_know_goes_before_what_was_announced() -> None:
 KNOWN = {"tries": 50, "reliability": 0.95}
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_newcomers_get_their_share_and_no_more(count: int) -> None:
+@pytest.mark.parametrize(("count", "good", "share"), [(1, 4, 0.05), (3, 9, 0.05), (1, 3, 0.1), (1, 1, 0.2)])
+def test_newcomers_get_their_share_and_no_more(count: int, good: int, share: float) -> None:
     rng = random.Random(7)
-    candidates = [*peers(3, "known", **KNOWN), *peers(200, "fake")]
-    cheap = [priced(1, 0, candidate) for candidate in candidates[3:]]
+    candidates = peers(good, "known", **KNOWN)
+    cheap = [priced(1, 0, candidate) for candidate in peers(200, "fake")]
     first, tried, rounds = 0, 0, 4000
     for _ in range(rounds):
-        selection = select(WANTED, [*candidates[:3], *cheap], count=count, rng=rng)
+        selection = select(WANTED, [*candidates, *cheap], count=count, rng=rng)
         newcomers = [c.peer_id.startswith("fake") for c in selection.chosen]
         assert selection.trial == newcomers[0]
         assert not any(newcomers[1:]), "the others asked are known ones"
         first += newcomers[0]
         tried += sum(newcomers)
     assert tried == first
-    assert 0.04 < first / rounds < 0.06
+    assert 0.8 * share < first / rounds < 1.2 * share
+
+
+def test_equal_ones_get_equal_work_and_dearer_or_slower_ones_none_of_it() -> None:
+    rng = random.Random(11)
+    equal = [replace(priced(100, 10, c), expected_ms=100.0 + n) for n, c in enumerate(peers(4, "equal", **KNOWN))]
+    others = [
+        *peers(1, "slow", expected_ms=130.0, **KNOWN),
+        priced(1100, 0, peers(1, "dear", expected_ms=90.0, **KNOWN)[0]),
+    ]
+    chosen = Counter(select(WANTED, [*equal, *others], count=1, rng=rng).chosen[0].peer_id for _ in range(2000))
+    shares = [chosen[c.peer_id] for c in equal]
+    assert min(shares) > 0.8 * max(shares)
+    cheapest = PREFERENCES["cheapest"]
+    assert select(WANTED, equal, count=1, rng=rng, prefer=cheapest).chosen[0] == equal[0], (
+        "nothing is near enough there"
+    )
 
 
 def test_newcomers_have_it_all_while_nobody_is_known_to_be_good() -> None:

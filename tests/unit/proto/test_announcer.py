@@ -139,6 +139,17 @@ def test_a_question_does_not_swallow_a_change() -> None:
     assert asked.gossip, "the change would have been gossiped at this moment anyway"
 
 
+def test_whoever_asks_before_the_first_announcement_gets_it_and_all_hear_of_it() -> None:
+    mine = announcer()
+    mine.set_offers([OFFER], [], NOW)
+    (first,) = mine.handle_question(NOW)
+    assert first.signed.announcement.offers == (OFFER,)
+    assert first.gossip
+    assert first.store
+    assert mine.handle_timer(NOW) == [], "it is the one that was due"
+    assert mine.next_deadline() == NOW + limits.ANNOUNCEMENT_INTERVAL_S
+
+
 def test_the_dht_hears_of_new_addresses_and_models_and_else_every_ten_minutes() -> None:
     mine = announcer()
     mine.set_offers([OFFER], ["/memory/1"], NOW)

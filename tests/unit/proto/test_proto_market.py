@@ -228,6 +228,42 @@ def test_who_expired_is_remembered_to_be_asked_again() -> None:
     assert book.past_providers() == []
 
 
+def test_who_was_forgotten_is_not_brought_back_by_others() -> None:
+    """The machine is dead; the books of others tell its last announcement until that expires."""
+    book = MarketBook(OWN.peer_id, past_max=2)
+    old, last, newer = signed(sequence=6), signed(sequence=7), signed(sequence=8)
+    book.handle_announcement(last, now=NOW)
+    book.forget(PEER.peer_id)
+    book.forget(PEER.peer_id)
+    for raw in (old, last):
+        for heard_by in (HeardBy.BOOK, HeardBy.GOSSIP, HeardBy.DHT):
+            assert book.handle_announcement(raw, now=NOW + 1, heard_by=heard_by) == []
+    assert book.offers(now=NOW + 1) == []
+    book.remember_past(SignedAnnouncement.decode(last).announcement)
+    assert book.past_providers() == []
+    assert news(book.handle_announcement(newer, now=NOW + 2, heard_by=HeardBy.BOOK)) != []
+    assert [offer.peer for offer in book.offers(now=NOW + 2)] == [PEER.peer_id]
+
+
+def test_who_was_forgotten_and_answers_is_there() -> None:
+    book = MarketBook(OWN.peer_id)
+    book.handle_announcement(signed(), now=NOW)
+    book.forget(PEER.peer_id)
+    assert book.handle_announcement(signed(), now=NOW, heard_by=HeardBy.ASKED) != []
+    assert book.heard(PEER.peer_id) is not None
+
+
+def test_of_who_was_forgotten_a_bounded_number_is_remembered() -> None:
+    book = MarketBook(OWN.peer_id, past_max=2)
+    peers = numbered(3)
+    for peer in peers:
+        book.handle_announcement(signed(peer), now=NOW)
+        book.forget(peer.peer_id)
+    for peer in peers:
+        book.handle_announcement(signed(peer), now=NOW)
+    assert [offer.peer for offer in book.offers(now=NOW)] == [peers[0].peer_id]
+
+
 def test_a_signature_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     checked = []
     check = announcements.verify_signature

@@ -370,13 +370,18 @@ def test_only_an_unsigned_receipt_of_this_client_is_taken_back(path: Path) -> No
 def test_last_jobs_of_a_client(path: Path) -> None:
     with open_store(path) as store:
         for number in range(5):
-            store.jobs.insert(replace(numbered(JOB, number), role="provider", peer_id=ALICE, finished_at_ms=number))
+            job = replace(numbered(JOB, number), role="provider", state="done", peer_id=ALICE, finished_at_ms=number)
+            store.jobs.insert(job)
         store.jobs.insert(replace(numbered(JOB, 7), role="provider", peer_id=ALICE))
         store.jobs.insert(replace(numbered(JOB, 8), peer_id=ALICE, finished_at_ms=1))
-        store.jobs.insert(replace(numbered(JOB, 9), role="provider", peer_id=BOB, finished_at_ms=1))
+        store.jobs.insert(replace(numbered(JOB, 9), role="provider", state="done", peer_id=BOB, finished_at_ms=1))
         assert [job.finished_at_ms for job in store.jobs.last_ended(ALICE, 3)] == [2, 3, 4]
         store.jobs.finish(JobId((3).to_bytes(16)), "provider", "failed", finished_at_ms=None)
         assert [job.finished_at_ms for job in store.jobs.last_ended(ALICE, 3)] == [1, 2, 4]
+        for number, error in ((1, "late"), (2, "deadline")):
+            store.jobs.finish(JobId(number.to_bytes(16)), "provider", "failed", finished_at_ms=number, error=error)
+        assert [job.finished_at_ms for job in store.jobs.last_ended(ALICE, 3)] == [0, 4]
+        assert [job.finished_at_ms for job in store.jobs.last_ended(ALICE, 3, errors=("late", "left"))] == [0, 1, 4]
 
 
 def test_jobs_and_receipts_of_before_are_kept(path: Path) -> None:

@@ -212,8 +212,15 @@ def _start(service: str, hear: Callable[[bytes], object]) -> Any:
                 if isinstance(text, bytes) and update.new.name.lower().endswith("." + service):
                     hear(text)
 
-    zeroconf = Zeroconf(interfaces=InterfaceChoice.All, ip_version=IPVersion.V4Only)
-    zeroconf.add_listener(Texts(), None)
+    class Listening(Zeroconf):
+        """Listens from the first packet on: what comes before `add_listener` would only be in its cache, and as our questions
+        say what we know already, nobody would say it again."""
+
+        def start(self) -> None:
+            self.listeners.add(Texts())
+            super().start()
+
+    zeroconf = Listening(interfaces=InterfaceChoice.All, ip_version=IPVersion.V4Only)
     ServiceBrowser(zeroconf, service, handlers=[_ignore])
     return zeroconf
 
