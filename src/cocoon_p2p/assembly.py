@@ -103,6 +103,8 @@ class Backends:
     open_machine: MachineOpener | None = None
     clock: Clock | None = None
     rng: random.Random | None = None
+    private: PrivateNetwork | None = None
+    """The private network to be in, where no home folder keeps its key."""
     keep_journal: bool = True
     """Whether the market is written down; a simulation of hundreds of nodes has better things to do."""
 
@@ -116,7 +118,7 @@ async def open_parts(
     With `by_bootstrap` a bootstrap node must answer; without, a peer known from before will do."""
     clock = backends.clock or SystemClock()
     rng = backends.rng or random.SystemRandom()
-    private = home.private_network()
+    private = backends.private or home.private_network()
     open_network = backends.open_network or partial(open_libp2p_network, private=private)
     open_engine = backends.open_engine or open_onnx_engine
     started = clock.now()
@@ -168,12 +170,14 @@ async def open_parts(
         )
         market.refresh()
         _keep_offers(nursery, serving, idling, market.refresh)
+        learned = ExperienceKeeper(store, clock), ConsiderationKeeper(store, clock)
         resolver = Resolver(
             market,
             local_id=lambda name: _installed_id(registry, name),
             local_manifest=lambda model_id: _installed_manifest(registry, model_id),
+            names=store.model_names,
+            experience=learned[0],
         )
-        learned = ExperienceKeeper(store, clock), ConsiderationKeeper(store, clock)
         ports = BuyerPorts(network, settlement, store, clock, rng, *learned)
         buyer = stack.enter_context(Buyer(ports, market, jobs, resolver))
         checks = make_checks(

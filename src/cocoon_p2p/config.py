@@ -187,6 +187,7 @@ def _checked(value: Any, default: Any, rule: Rule, where: str) -> Any:
     if isinstance(value, list):
         if len(value) > rule.entries_max:
             raise ConfigError(f"{where}: got {len(value)} entries; at most {rule.entries_max} are allowed")
+        _check_entries(value, rule, where)
         return tuple(_checked(entry, "", rule, f"{where}[{i}]") for i, entry in enumerate(value))
     if isinstance(value, str):
         _check_text(value, rule, where)
@@ -195,12 +196,25 @@ def _checked(value: Any, default: Any, rule: Rule, where: str) -> Any:
     return value
 
 
+def _check_entries(entries: list[Any], rule: Rule, where: str) -> None:
+    if len(entries) < rule.entries_min:
+        some = f"; one or more of {', '.join(rule.choices)}" if rule.choices else ""
+        raise ConfigError(f"{where}: got an empty list{some}" + (f", or {rule.instead}" if rule.instead else ""))
+    for i, entry in enumerate(entries):
+        if isinstance(entry, str) and not entry.strip():
+            raise ConfigError(f"{where}[{i}]: got an empty text; leave it out")
+        if entry in entries[:i]:
+            raise ConfigError(f"{where}[{i}]: {_shown(entry)} stands there twice")
+
+
 def _check_text(value: str, rule: Rule, where: str) -> None:
     if rule.choices and value not in rule.choices:
         hint = _did_you_mean(value, rule.choices)
         raise ConfigError(f"{where}: got {value!r}; it must be one of {', '.join(rule.choices)}", hint=hint)
     if rule.high is not None and len(value) > rule.high:
         raise ConfigError(f"{where}: got {len(value)} characters; at most {rule.high} are allowed")
+    if not value.isprintable():
+        raise ConfigError(f"{where}: got {_toml_value(value)[:60]}, which has characters that cannot be shown")
     problem = rule.check(value) if rule.check else None
     if problem:
         raise ConfigError(f"{where}: {problem}")
@@ -255,7 +269,7 @@ def _section_of(name: str) -> str | None:
 
 
 def _did_you_mean(name: str, known: Any) -> str | None:
-    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean {nearest[0]!r}?" if nearest else None
 
 

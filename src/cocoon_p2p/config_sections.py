@@ -79,6 +79,9 @@ class Rule:
     choices: tuple[str, ...] = ()
     check: Check | None = None
     entries_max: int = 64
+    entries_min: int = 0
+    instead: str = ""
+    """What an operator may have meant who wrote too few entries."""
 
 
 def key(default: bool | float | str | tuple[str, ...], explanation: str, **bounds: Any) -> Any:
@@ -219,6 +222,8 @@ class ProviderSection:
         ("sealed", "open"),
         "Kinds of job to take. sealed: encrypted to this process; open: encrypted between neighbours only.",
         choices=("sealed", "open"),
+        entries_min=1,
+        instead="serve = false to take none",
     )
     items_max: int = key(1024, "Items of one job.", low=1, high=ITEMS_PER_JOB_MAX)
     input_bytes_max: int = key(512 * MIB, "Bytes of one job's input.", low=1024, high=JOB_BYTES_MAX)

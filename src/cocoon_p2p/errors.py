@@ -142,3 +142,14 @@ class StoreError(CocoonError):
     """The database of jobs and receipts cannot be written or read: the disk is full, gone or damaged."""
 
     default_code = "STORE"
+
+
+LOG_CHARS_MAX = 512
+"""As much as a refusal's detail may have."""
+
+
+def one_line(text: object) -> str:
+    """What a peer wrote, or an error that quotes it, for our log: one printable line, whatever it put into it."""
+    shown = str(text)
+    line = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in shown[:LOG_CHARS_MAX])
+    return line if len(shown) <= LOG_CHARS_MAX else line + "…"

@@ -91,9 +91,17 @@ class Node(NodePeers, NodeMap, NodeMarket, NodeAudit, NodeDoctor):
             "idle": None if parts.idling is None else parts.idling.row(),
             "models": self.models(),
             "jobs": jobs,
+            "audits": self._audits(),
             "memory_bytes": _memory_bytes(),
             "network_counters": dict(parts.network.counters()),
         }
+
+    def _audits(self) -> Row | None:
+        """The jobs of ours that second providers repeated since the start; None where [client] audit_percent is 0."""
+        percent, repeater = self._parts.config.client.audit_percent, self._parts.checks.repeater
+        if not percent:
+            return None
+        return {"percent": percent, "repeated": repeater.repeated, "differed": repeater.differed}
 
     def models(self) -> list[Row]:
         """The models that this node serves."""

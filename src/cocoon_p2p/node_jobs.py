@@ -63,6 +63,11 @@ class RunResult:
     evidence: tuple[bytes, ...] = field(default=(), repr=False)
     """Of the answers that it found wrong (evidence/1). It shows this job's input."""
 
+    @property
+    def paid_nanogram(self) -> int:
+        """What all of it cost: of a quorum every answer, of which `price_nanogram` is the chosen one's."""
+        return self.price_nanogram if self.agreement is None else int(self.agreement["price_nanogram"])
+
 
 class NodeJobs:
     """The part of `Node` that gives jobs to others."""

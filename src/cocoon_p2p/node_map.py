@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -32,6 +33,12 @@ Progress = Callable[[int, int, int | None], None]
 BUSY_WAIT_MIN_S = 0.05
 BUSY_WAIT_MAX_S = 2.0
 """When all providers are busy they are asked again: soon, and not all the time."""
+HOPELESS_ITEMS = 8
+"""When so many of the first items, or as many as are under way at once, fail for one of HOPELESS, so will the others."""
+HOPELESS = frozenset({"NO_MODEL", "AMBIGUOUS", "BALANCE", "TIER", "STANDING", "PROVIDERS", "NODE_GONE"})
+"""Codes of errors that are no single item's fault."""
+PASSING = frozenset({"BALANCE", "STANDING"})
+"""Those of them that may be over when an item that is under way is done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +85,11 @@ class Spread:
             if not taken:  # the end, a failure, or whoever waits is cancelled
                 self._work.stop()
         return item
+
+    @property
+    def all_failed(self) -> int:
+        """How many items failed, given out or not; 0 when one was done."""
+        return 0 if self._work.done else self._work.failed
 
     async def aclose(self) -> None:
         """Stop what is still running. Idempotent."""
@@ -137,8 +149,12 @@ class Work:
         self.stopped = trio.Event()
         self._changed = trio.Event()
         self._results: dict[int, MapItem | Exception] = {}
-        self._read = self._given = self._done = self._failed = 0
+        self.done = self.failed = 0
+        """Items, given out or not."""
+        self._read = self._given = 0
         self._all_read = False
+        self._hopeless: Counter[str] = Counter()
+        self._shared: dict[str, CocoonError] = {}
         self._broken: Exception | None = None
         self._ended = False
 
@@ -180,7 +196,9 @@ class Work:
     async def _read_all(self, nursery: trio.Nursery) -> None:
         source = _reader(self._inputs)
         while True:
-            while self._read - self._given >= max(1, self._window()):
+            while self._is_in_doubt() or self._read - self._given >= max(1, self._window()):
+                if self._broken is not None:
+                    return
                 await self._changed.wait()
             with _Kept() as kept:
                 given = await source()
@@ -194,15 +212,31 @@ class Work:
             nursery.start_soon(self._one, self._read, given)
             self._read += 1
 
+    def _is_in_doubt(self) -> bool:
+        """Whether nothing was ever done and the first items failed for a reason that all share: that reason ends it, if
+        need be once those under way have failed, too; no further one is begun before."""
+        if self.done or not self._hopeless:
+            return False
+        ((code, count),) = self._hopeless.most_common(1)
+        if count < min(HOPELESS_ITEMS, max(1, self._window())):
+            return False
+        if code not in PASSING or self.failed == self._read:
+            self._broken = self._shared[code]
+            self._pulse()
+        return True
+
     async def _one(self, index: int, given: Any) -> None:
         result: MapItem | Exception | None = None
         with _Kept() as kept:
             result = await self._run_one(index, given)
             failed = result.error is not None
-            self._failed += failed
-            self._done += not failed
+            self.failed += failed
+            if result.error is not None and result.error.code in HOPELESS:
+                self._hopeless[result.error.code] += 1
+                self._shared[result.error.code] = result.error
+            self.done += not failed
             if self._progress is not None:
-                self._progress(self._done, self._failed, self._known_total())
+                self._progress(self.done, self.failed, self._known_total())
         if kept.error is not None:
             result = kept.error
         assert result is not None
@@ -266,7 +300,8 @@ class NodeMap(NodeJobs):
         `in_flight` is how many are under way at most; None: as many as the providers have room for, at most
         limits.MAP_IN_FLIGHT_MAX. `progress` is called after each item. With on_error="raise" the first failure, in order,
         ends it. The limits are those of `run`, for each item; an item that finds all providers busy waits until its
-        `timeout_s` is over. Leaving the loop early cancels what is under way (`async with node.map(…) as items` at once).
+        `timeout_s` is over. When nothing was ever done and the first items all fail for a reason that is no item's (nobody
+        offers the model, the balance is empty), that error is raised, whatever `on_error` says. Leaving the loop early cancels what is under way (`async with node.map(…) as items` at once).
         """
         if on_error not in ("collect", "raise"):
             raise ConfigError(f"on_error: {on_error!r} is neither collect nor raise")
@@ -313,7 +348,7 @@ class _Runner:
             payload = payload_of(given if isinstance(given, Mapping) else None, texts, self._outputs)
             result = await self._patiently(payload)
             self._model = result.model_id
-            return MapItem(index, to_arrays(result.payload), provider=result.provider, price=result.price_nanogram)
+            return MapItem(index, to_arrays(result.payload), provider=result.provider, price=result.paid_nanogram)
         except PayloadError as error:
             return MapItem(index, None, ConfigError(f"input {index}: {error}", code="INPUT"))
         except CocoonError as error:

@@ -73,8 +73,22 @@ class Demo:
                     continue
         return found
 
+    def has_started_another(self) -> bool:
+        """Not one of those that Python's libraries run for a moment while they are imported (ldconfig)."""
+        ours = ("cocoon_p2p.cli.demo_workshop", "cocoon_p2p up ")
+        return any(name in command for command in self.processes().values() for name in ours)
+
     def wait_for(self, pattern: str) -> None:
         assert self.err.wait_for(pattern) is not None, self.err.text
+
+    def kill(self) -> None:
+        """All of it, should a test have left anything."""
+        for pid in (self.process.pid, *self.processes()):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self.process.wait()
 
     def end(self) -> int:
         """Its exit status; by then no process may be left."""
@@ -115,17 +129,28 @@ def start(cache: Path, folder: Path) -> Iterator[Start]:
 
     yield begin
     for demo in demos:
-        for pid in (demo.process.pid, *demo.processes()):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        demo.process.wait()
+        demo.kill()
 
 
-def test_json(start: Start, text: str, folder: Path) -> None:
-    demo = start("--json", "--file", text, "--question", "how do I earn money with my computer?")
-    assert demo.end() == 0, demo.err.text
+@pytest.fixture(scope="module")
+def first(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Demo, Path]]:
+    """A demo that has ended, told as JSON, and the folder in which its nodes' homes are left."""
+    folder = tmp_path_factory.mktemp("first")
+    (folder / "text.md").write_text(TEXT)
+    (folder / "tmp").mkdir()
+    question = "how do I earn money with my computer?"
+    arguments = ("--json", "--file", str(folder / "text.md"), "--question", question, "--home", str(folder / "nodes"))
+    demo = Demo(arguments, cache, folder / "tmp")
+    try:
+        assert demo.end() == 0, demo.err.text
+        assert not list((folder / "tmp").iterdir())
+        yield demo, folder / "nodes"
+    finally:
+        demo.kill()
+
+
+def test_json(first: tuple[Demo, Path]) -> None:
+    demo, _ = first
     shown: dict[str, Any] = json.loads(demo.out.text)
     assert list(shown) == KEYS
     providers = {provider["peer_id"] for provider in shown["providers"]}
@@ -153,14 +178,13 @@ def test_json(start: Start, text: str, folder: Path) -> None:
     assert handover["largest_difference"] < 1e-4
     assert handover["answer_after_ms"] >= handover["work_ms"] > 0
     assert re.fullmatch(r"cocoon-node up --bootstrap /ip4/127\.0\.0\.1/tcp/\d+/p2p/12D3KooW\w+", shown["join"])
-    assert not list(folder.iterdir())
 
 
-def test_the_screen_and_the_second_run(start: Start, text: str, folder: Path) -> None:
-    home = folder.parent / "nodes"
-    for _ in range(2):  # the second with the cached model, and with the same nodes
-        demo = start("--file", text, "--home", str(home))
-        assert demo.end() == 0, demo.err.text
+def test_the_screen_and_the_second_run(first: tuple[Demo, Path], start: Start, text: str, folder: Path) -> None:
+    """With the cached model, and with the same nodes."""
+    _, home = first
+    demo = start("--file", text, "--home", str(home))
+    assert demo.end() == 0, demo.err.text
     assert "the model is installed" in demo.err.text
     assert "\r" not in demo.err.text
     screen = demo.out.text
@@ -209,7 +233,7 @@ def test_a_signal_at_any_moment(
 ) -> None:
     demo = start("--file", text)
     if moment is None:  # as soon as there is a process that could be left behind
-        eventually(lambda: len(demo.processes()) > 1, "the demo starts a process")
+        eventually(demo.has_started_another, "the demo starts a process")
     else:
         demo.wait_for(moment)
     demo.process.send_signal(number)

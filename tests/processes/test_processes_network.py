@@ -84,6 +84,7 @@ def test_a_signal_ends_a_ping_with_its_summary(pair: Town, number: signal.Signal
     assert "Traceback" not in ended.err
 
 
+@pytest.mark.slow
 def test_a_banned_peer_stays_out_also_after_a_restart(tmp_path: Path) -> None:
     with Town(tmp_path) as town:
         host = town.start("host")
@@ -107,6 +108,7 @@ def test_a_banned_peer_stays_out_also_after_a_restart(tmp_path: Path) -> None:
         assert "nobody is banned" in town.cli("peers", "--banned", home=host.home).err
 
 
+@pytest.mark.slow
 def test_a_node_finds_its_network_again_when_the_bootstrap_node_is_gone(tmp_path: Path) -> None:
     with Town(tmp_path) as town:
         bootstrap = town.start("bootstrap")
@@ -123,6 +125,7 @@ def test_a_node_finds_its_network_again_when_the_bootstrap_node_is_gone(tmp_path
         eventually(lambda: other.peer_id in peers_of(town, "one"), "in by a peer known from before")
 
 
+@pytest.mark.slow
 def test_strangers_get_nothing_of_a_private_network(tmp_path: Path) -> None:
     with Town(tmp_path) as town:
         made = town.cli("network", "create", "--name", "office", "--json", home=town.home("host")).json

@@ -150,8 +150,17 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("end", [sigterm, ctrl_c])
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    ("moment", "end"),
+    [
+        ("the first note", sigterm),
+        ("the first note", ctrl_c),
+        ("the lock", ctrl_c),
+        ("the databases", sigterm),
+        ("the model", sigterm),
+        ("the model", ctrl_c),
+    ],
+)
 def test_a_signal_while_it_starts(
     town: Town, model_files: dict[str, Path], moment: str, end: Callable[[NodeProcess], float]
 ) -> None:

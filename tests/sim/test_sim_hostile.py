@@ -440,8 +440,8 @@ async def test_only_a_peer_itself_gossips_its_announcement(autojump_clock: MockC
     market = scene.client.node._parts.market
     honest = scene.provider.node._parts.market._announcing.current()
     assert honest is not None
-    assert market._validate(scene.provider.node.peer_id, honest.encode())
-    assert not market._validate(ATTACKER.peer_id, honest.encode())
+    assert market._gossip.validate(scene.provider.node.peer_id, honest.encode())
+    assert not market._gossip.validate(ATTACKER.peer_id, honest.encode())
 
 
 async def test_nobody_can_put_a_record_under_anothers_key(autojump_clock: MockClock, scene: Scene) -> None:

@@ -154,7 +154,7 @@ async def test_a_provider_that_came_back_elsewhere_is_found_again(
         await sim.kill("provider")
         provider = await sim.start("provider", model=echo_model, behaviour=doubled)
         assert provider.node.addresses() != before
-        market._book._put(stale)  # whatever gossip has brought by now
+        market._book._entries.put(stale)  # whatever gossip has brought by now
         assert np.array_equal(result_of(await run(client)), 2 * X)
 
 

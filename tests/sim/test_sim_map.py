@@ -172,3 +172,23 @@ async def test_limits_are_checked_before_anything_is_read(
         with pytest.raises(CocoonError):
             async for _ in client.node.map("nothing", inputs(1), on_error="raise"):
                 pass
+
+
+async def test_items_that_lost_their_provider_wait_for_room_at_the_other(
+    tmp_path: Path, echo_model: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The larger one dies while the smaller one is full."""
+    async with Simulation(tmp_path, seed=1) as sim:
+        await sim.start("bootstrap")
+        small = replace(NodeConfig(), provider=replace(NodeConfig().provider, slots=4))
+        await sim.start("one", model=echo_model, behaviour=doubled, execute_s=0.04, config=small)
+        await sim.start("two", model=echo_model, behaviour=doubled, execute_s=0.01)
+        client = await sim.start("client")
+        await client.node.offers("echo")
+        items: list[MapItem] = []
+        async for item in client.node.map("echo", inputs(400), in_flight=32):
+            items.append(item)
+            if len(items) == 80:
+                await sim.kill("two")
+        assert [item.error for item in items if item.error is not None] == []
+        assert [item.index for item in items] == list(range(400))

@@ -301,6 +301,7 @@ async def test_a_share_of_our_jobs_is_repeated_and_a_third_decides(
         await run(client, provider=peer(sim, "honest-0"))
         await trio.sleep(20)
         assert (repeater.repeated, repeater.differed) == (2, 1)
+        assert client.node.status()["audits"] == {"percent": 100.0, "repeated": 2, "differed": 1}
 
 
 async def test_no_share_no_repetition(tmp_path: Path, echo_model: Path, autojump_clock: MockClock) -> None:
@@ -308,6 +309,7 @@ async def test_no_share_no_repetition(tmp_path: Path, echo_model: Path, autojump
         await run(client)
         await trio.sleep(20)
         assert client.node._parts.checks.repeater.repeated == 0
+        assert client.node.status()["audits"] is None
         assert (await client.node.wallet())["spent_nanogram"] == 1020
 
 

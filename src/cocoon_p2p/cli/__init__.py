@@ -9,6 +9,10 @@ import importlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cocoon_p2p.errors import CocoonError
 
 DEBUG_VARIABLE = "COCOON_DEBUG"
 STATUS_FAILED, STATUS_CONFIG, STATUS_INTERRUPTED = 1, 2, 130
@@ -18,8 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit status. All that goes wrong becomes one line on stderr."""
     from cocoon_p2p.cli.parser import parse
 
+    home: str | None = None
     try:
         options = parse(sys.argv[1:] if arguments is None else arguments)
+        home = None if options.function.startswith("cocoon_p2p.cli.demo:") else options.home
         module, _, function = options.function.partition(":")
         status: int = getattr(importlib.import_module(module), function)(options)
         sys.stdout.flush()
@@ -31,9 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return STATUS_FAILED
     except BaseExceptionGroup as group:  # what a trio nursery raises
-        return _explain(_worst(group))
+        return _explain(_worst(group), home)
     except Exception as error:  # noqa: BLE001 -- the top of the command line
-        return _explain(error)
+        return _explain(error, home)
     return status
 
 
@@ -56,7 +62,7 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
             yield error
 
 
-def _explain(error: BaseException) -> int:
+def _explain(error: BaseException, home: str | None = None) -> int:
     from cocoon_p2p.cli.output import print_error
     from cocoon_p2p.errors import CocoonError, ConfigError
 
@@ -67,10 +73,23 @@ def _explain(error: BaseException) -> int:
 
         traceback.print_exception(error)
     if isinstance(error, CocoonError):
-        print_error(error.message, error.hint)
+        print_error(error.message, _hint_of(error, home))
         return STATUS_CONFIG if isinstance(error, ConfigError) else STATUS_FAILED
     print_error(
         f"a bug in this program: {type(error).__name__}: {error}",
         f"run it again with {DEBUG_VARIABLE}=1 and report the traceback",
     )
     return STATUS_FAILED
+
+
+def _hint_of(error: CocoonError, home: str | None) -> str | None:
+    """What to do next, in the home that was named on the command line."""
+    from cocoon_p2p.cli.place import with_home
+    from cocoon_p2p.errors import ConfigError
+
+    if error.hint is None or home is None:
+        return error.hint
+    try:
+        return with_home(error.hint, home)
+    except ConfigError:  # what is wrong is the home's name
+        return error.hint

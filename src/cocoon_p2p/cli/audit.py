@@ -7,7 +7,7 @@ from typing import Any
 
 from cocoon_p2p.cli.api_client import LocalApi, connect
 from cocoon_p2p.cli.output import Column, print_json, print_note, print_table
-from cocoon_p2p.cli.peer_names import find_peer
+from cocoon_p2p.cli.peer_names import provider_at
 from cocoon_p2p.cli.place import load_place
 from cocoon_p2p.cli.waiting import told_after_a_moment
 from cocoon_p2p.cli.words import TEST_MONEY, gram, short_peer
@@ -46,8 +46,7 @@ def _audited(
     if api is not None:
         with api:
             if options.provider:
-                known = [offer["peer_id"] for offer in api.get("/v1/offers", model=options.model)["offers"]]
-                wanted["providers"] = [find_peer(each, known) for each in options.provider]
+                wanted["providers"] = [provider_at(api, each, options.model) for each in options.provider]
             rows: list[dict[str, Any]] = api.post("/v1/audit", wanted, timeout_s=None)["audited"]
             return rows
     from cocoon_p2p.cli.guest import audit_as_guest
@@ -63,7 +62,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
     print_note(f"{some}, {wrong} wrong; {gram(spent)} spent ({TEST_MONEY})")
     for row in rows:
         if row["evidence"]:
-            print_note(f"evidence of a wrong answer: {row['evidence']}; check it: cocoon-node evidence check FILE")
+            print_note(f"evidence of a wrong answer; check it: cocoon-node evidence check {row['evidence']}")
 
 
 def _cells(row: dict[str, Any]) -> list[Any]:

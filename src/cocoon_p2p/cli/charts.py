@@ -92,9 +92,12 @@ def terminal_charts(chart: Chart, columns: int, *, colour: bool) -> list[str]:
         depth.dots(times, [point.slots_total for point in part], TOTAL)
         depth.line(times, [point.slots_free for point in part], FREE)
     prices = [value for point in points for value in (point.best, point.median)]
-    price.y_ticks(*_price_ticks(min(prices), max(prices)))
+    amounts, amount_texts = _price_ticks(min(prices), max(prices))
     slots = nice_ticks(0, max(1, *(point.slots_total for point in points)), TICKS)
-    depth.y_ticks(slots, [str(tick) for tick in slots])
+    slot_texts = [str(tick) for tick in slots]
+    widest = max(map(len, amount_texts + slot_texts))  # the same for both: so their times stand below each other
+    price.y_ticks(amounts, [text.rjust(widest) for text in amount_texts])
+    depth.y_ticks(slots, [text.rjust(widest) for text in slot_texts])
     return [*price.lines(), "", *depth.lines()]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import trio
 
+from cocoon_p2p.assembly import Backends
 from cocoon_p2p.cli.doctor_market import Bought
 from cocoon_p2p.config import NodeConfig, problem_of_dial_address
 from cocoon_p2p.errors import TransportError
@@ -85,14 +86,11 @@ async def live(
 
 
 def _stranger(folder: Path, home: Home, entries: Sequence[str]) -> AbstractAsyncContextManager[Node]:
-    _share_network(home, Home(folder))
-    return Node.open(folder, config=stranger_config(entries))
-
-
-def _share_network(home: Home, stranger: Home) -> None:
+    """In the private network of `home`, where that is in one: its key is in memory only, so that no temporary folder keeps it
+    when this program is killed."""
     private = home.private_network()
-    if private is not None:
-        stranger.enter_private_network(private)
+    backends = Backends() if private is None else Backends(private=private)
+    return Node.open(folder, config=stranger_config(entries), backends=backends)
 
 
 def stranger_config(entries: Sequence[str]) -> NodeConfig:

@@ -28,7 +28,7 @@ COLUMNS = (
     Column("AGE", right=True),
     Column("KNOWN BY"),
     Column("HOLDS"),
-    Column("FILE", elastic=True),
+    Column("FILE"),  # whole, to be copied
 )
 _MARKS = {True: "yes", False: "NO", None: "-"}
 

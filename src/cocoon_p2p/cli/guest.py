@@ -87,12 +87,17 @@ async def _offers(home: Home, config: NodeConfig, model: str | None, tier: str |
 async def _run(
     home: Home, config: NodeConfig, head: dict[str, Any], payload: Payload, evidence: dict[str, bytes]
 ) -> tuple[dict[str, Any], Payload]:
+    from cocoon_p2p.cli.peer_names import provider_of
     from cocoon_p2p.gateway.run_json import is_dry_run, result_to_json, run_request
     from cocoon_p2p.node import Node
 
-    request = run_request(head)
+    provider = head.pop("provider", None)  # as it was typed
+    run_request(head)
     result: RunResult
     async with Node.open(home.path, config=config) as node:
+        if provider is not None:
+            head["provider"] = await provider_of(node, provider, head["model"])
+        request = run_request(head)
         if is_dry_run(head):
             return await node.consider(request, payload), Payload(())
         result = await node.run_payload(request, payload)
@@ -107,13 +112,12 @@ async def _run(
 async def _audit(
     home: Home, config: NodeConfig, wanted: dict[str, Any], providers: Sequence[str]
 ) -> list[dict[str, Any]]:
-    from cocoon_p2p.cli.peer_names import find_peer
+    from cocoon_p2p.cli.peer_names import provider_of
     from cocoon_p2p.node import Node
 
     async with Node.open(home.path, config=config) as node:
         peers = None
         if providers:
-            known = [offer["peer_id"] for offer in await node.offers(wanted["model"])]
-            peers = [find_peer(each, known) for each in providers]
+            peers = [await provider_of(node, each, wanted["model"]) for each in providers]
         rows: list[dict[str, Any]] = await node.audit(providers=peers, **wanted)
     return rows

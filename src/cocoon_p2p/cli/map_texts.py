@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ import trio
 
 from cocoon_p2p.cli.api_client import LocalApi, connect
 from cocoon_p2p.cli.output import print_note
+from cocoon_p2p.cli.peer_names import provider_at, provider_of
 from cocoon_p2p.cli.place import load_place
 from cocoon_p2p.cli.run import limits_head
 from cocoon_p2p.cli.words import TEST_MONEY, gram
@@ -25,7 +25,7 @@ from cocoon_p2p.home import Home
 from cocoon_p2p.tensors import TEXT_INPUT, Payload, string_tensor
 
 if TYPE_CHECKING:
-    from cocoon_p2p.node_map import MapItem
+    from cocoon_p2p.node_map import MapItem, Spread
 
 API_IN_FLIGHT = 32
 """Through a running node, unless --in-flight says otherwise: each takes a thread and a connection here."""
@@ -55,9 +55,9 @@ def run(options: argparse.Namespace) -> int:
     with _output(options.out, "a" if first else "w") as out:
         rest = _Rest(left, out, first)
         if api is not None:
-            with api:  # it runs; each thread has a connection of its own
-                pass
             timeout_s = config.client.timeout_s if options.timeout is None else options.timeout
+            with api:  # each thread has a connection of its own
+                options.provider = provider_at(api, options.provider, options.model)
             failed, price = trio.run(_through_node, home.api_socket(), options, rest, timeout_s)
         else:
             failed, price = _as_guest(home, config, options, rest)
@@ -132,6 +132,8 @@ async def _guest(home: Home, config: NodeConfig, options: argparse.Namespace, re
 
     async with Node.open(home.path, config=config) as node:
         limits = limits_head(options)
+        if options.provider is not None:
+            limits["provider"] = await provider_of(node, options.provider, options.model)
         items = node.map(limits.pop("model"), rest.texts, in_flight=options.in_flight, progress=_progress(), **limits)
         async with items:
             return await _write(items, rest)
@@ -186,7 +188,7 @@ class _ApiRunner:
             self._idle.append(api)
 
 
-async def _write(items: AsyncIterator[MapItem], rest: _Rest) -> tuple[int, int]:
+async def _write(items: Spread, rest: _Rest) -> tuple[int, int]:
     first, total, out = rest.first, len(rest.texts), rest.out
     written = failed = price = 0
     try:
@@ -197,14 +199,24 @@ async def _write(items: AsyncIterator[MapItem], rest: _Rest) -> tuple[int, int]:
             failed += item.error is not None
             price += item.price
     finally:
-        if written < total:  # Ctrl-C, or a bug
+        if written < total:  # Ctrl-C, an error that all share, or a bug
             if sys.stderr.isatty():
                 print(file=sys.stderr)  # the bar stands on this line
-            print_note(
-                f"stopped early: {first + written} of {first + total} are in {out.name}, for {gram(price)} "
-                f"({TEST_MONEY}); --resume goes on from there"
-            )
+            print_note(_stopped(written, items.all_failed, price, rest))
     return failed, price
+
+
+def _stopped(written: int, all_failed: int, price: int, rest: _Rest) -> str:
+    first, last = rest.first, rest.first + len(rest.texts)
+    if all_failed:
+        return (
+            f"stopped early: {all_failed} of {last - first} texts were tried and all failed, for {gram(price)} "
+            f"({TEST_MONEY}); --resume tries them again"
+        )
+    return (
+        f"stopped early: {first + written} of {last} are in {rest.out.name}, for {gram(price)} ({TEST_MONEY}); "
+        "--resume goes on from there"
+    )
 
 
 def _line(item: MapItem, first: int = 0) -> dict[str, Any]:

@@ -154,8 +154,8 @@ def run_export(options: argparse.Namespace) -> int:
     peer, runs = _who(home)
     until_ms = int(time.time() * 1000) - (round(2 * JOURNAL_FLUSH_S * 1000) if runs else 0)
     if not home.market_file.exists():
-        raise ConfigError(
-            f"no announcements are kept in {home.path}",
+        raise CocoonError(
+            f"no announcements are kept in {home.path}; no file was written",
             code="NO_HISTORY",
             hint=f"a node keeps them while it runs, unless [market] history_hours is 0: cocoon-node up{home_option(home)}",
         )
@@ -168,6 +168,12 @@ def run_export(options: argparse.Namespace) -> int:
             for heard_at_ms, raw in journal.announcements(from_ms - LIFETIME_MS, until_ms):
                 yield FileEntry(heard_at_ms, raw)
 
+        if next(entries(), None) is None:
+            raise CocoonError(
+                "nothing was heard in that time; no file was written",
+                code="NO_HISTORY",
+                hint="longer ago: --hours; announcements are kept while the node runs, unless [market] history_hours is 0",
+            )
         count = write_market_file(file, FileHeader(peer, from_ms, until_ms), entries())
     row = {"file": str(file), "announcements": count, "peer_id": peer, "from_ms": from_ms, "until_ms": until_ms,
            "bytes": file.stat().st_size}  # fmt: skip

@@ -269,13 +269,15 @@ def reliable(offer: Row) -> str:
 
 
 def short_ms(value: Any) -> str:
-    """ "0.4ms", "12ms", "1.3s", "3min"."""
+    """ "<0.1ms", "0.4ms", "12ms", "1.3s", "3min"."""
     if value is None:
         return "-"
     if value >= 60_000:
         return duration(value / 1000).replace(" ", "")
     if value >= 1000:
         return f"{value / 1000:.1f}s"
+    if 0 < value < 0.1:
+        return "<0.1ms"
     return f"{value:.1f}ms" if 0 < value < 10 else f"{value:.0f}ms"
 
 

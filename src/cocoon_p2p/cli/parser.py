@@ -211,7 +211,7 @@ def _address(text: str, problem: str | None) -> str:
 
 
 def _nearest(given: str, known: Sequence[str]) -> str | None:
-    return next(iter(difflib.get_close_matches(given, known, n=1, cutoff=0.5)), None)
+    return next(iter(difflib.get_close_matches(given, known, n=1)), None)
 
 
 def _commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from cocoon_p2p.cli.parser_network import Commands
-from cocoon_p2p.ids import parse_peer_id
+from cocoon_p2p.cli.parser_network import PEER_HELP, Commands
 from cocoon_p2p.limits import (
     AMOUNT_NANOGRAM_MAX,
     HEDGE_MAX,
@@ -78,7 +77,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
                         help="the most a job may cost (default: node.toml)")  # fmt: skip
     parser.add_argument("--tier", choices=("sealed", "open"),
                         help="sealed: only the provider's process sees the input (default); open: its neighbours may")  # fmt: skip
-    parser.add_argument("--provider", metavar="PEER_ID", type=_peer_id, help="have it run by this provider only")
+    parser.add_argument("--provider", metavar="PEER", help=f"have it run by this provider only; {PEER_HELP}")
     parser.add_argument("--timeout", metavar="S", type=_seconds,
                         help="the deadline: give up after so many seconds (default: node.toml)")  # fmt: skip
     parser.add_argument("--min-reliability", metavar="SHARE", type=_share,
@@ -122,13 +121,6 @@ def _count(what: str, high: int) -> Callable[[str], int]:
         return int(text)
 
     return count
-
-
-def _peer_id(text: str) -> str:
-    try:
-        return parse_peer_id(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{error}; whole ids: cocoon-node offers --json") from error
 
 
 def _input(text: str) -> tuple[str, str]:

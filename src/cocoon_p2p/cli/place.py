@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -60,6 +61,25 @@ def _no_home(home: Home) -> ConfigError:
 def home_option(home: Home) -> str:
     """` --home DIR` for a command that is shown, when this is not the home that it would take by itself."""
     return "" if home.path == locate_home() else f" --home {shlex.quote(str(home.path))}"
+
+
+_COMMAND = re.compile(r"cocoon-node (?P<name>[a-z]+)\b(?P<rest>[^;`,)]*)")
+_OF_ANY_HOME = ("demo", "invite", "market", "version")
+"""Commands that a hint has for no home at all, or for somebody else's."""
+
+
+def with_home(hint: str, given: str | None) -> str:
+    """A hint with ` --home DIR` in the commands that lack it, when `given` (what stood behind --home) is not the home
+    that they would take by themselves: a node does not know how its commands are called."""
+    option = "" if given is None else home_option(Home(locate_home(given)))
+
+    def complete(match: re.Match[str]) -> str:
+        name, rest = match["name"], match["rest"]
+        if name in _OF_ANY_HOME or " --home" in rest or "other machine" in rest:
+            return match[0]
+        return f"cocoon-node {name}{option}{rest}"
+
+    return _COMMAND.sub(complete, hint) if option else hint
 
 
 def set_up_logging(config: NodeConfig) -> None:

@@ -11,7 +11,8 @@ from cocoon_p2p.cli.api_client import connect
 from cocoon_p2p.cli.evidence import accused_jobs, evidence_option, write_evidence
 from cocoon_p2p.cli.output import NO_BREAK, print_json, print_note, print_pairs
 from cocoon_p2p.cli.outputs import describe, make_folder, preview, read_inputs, write_outputs
-from cocoon_p2p.cli.place import load_place
+from cocoon_p2p.cli.peer_names import provider_at
+from cocoon_p2p.cli.place import home_option, load_place
 from cocoon_p2p.cli.waiting import told_after_a_moment
 from cocoon_p2p.cli.why import print_consideration
 from cocoon_p2p.cli.words import TEST_MONEY, gram, milliseconds, short_id
@@ -36,6 +37,8 @@ def run(options: argparse.Namespace) -> int:
         if options.bootstrap or options.config:
             print_note("a node runs here and does the job; --bootstrap and --config are for when none does")
         with api:
+            if options.provider is not None:
+                head["provider"] = provider_at(api, options.provider, options.model)
             with told_after_a_moment(_waiting(options, config)):
                 result, outputs = api.run(head, payload)
             if evidence_folder is not None:
@@ -58,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
         described = {tensor.name: describe(tensor, files.get(tensor.name)) for tensor in outputs.tensors}
         print_json(result | {"outputs": described})
     else:
-        _print_result(result, outputs, files)
+        _print_result(result, outputs, files, home_option(home))
     return 0
 
 
@@ -99,33 +102,40 @@ def _output_folder(text: str | None) -> Path | None:
     return folder
 
 
-def _print_result(result: dict[str, Any], outputs: Payload, files: dict[str, Path]) -> None:
+def _print_result(result: dict[str, Any], outputs: Payload, files: dict[str, Path], at: str = "") -> None:
     for tensor in outputs.tensors:
         shape = ",".join(str(dim) for dim in tensor.shape)
         where = f"  {files[tensor.name]}" if tensor.name in files else f"  {preview(tensor)}"
         print(f"{tensor.name} {tensor.dtype}[{shape}]{where}")
     timeline = result.get("timeline_ms") or {}
     steps = ", ".join(_step(step, timeline[step]) for step in STEPS if timeline.get(step) is not None)
-    price = int(result.get("price_nanogram") or 0)
     print()
     print_pairs(
         [
             ("provider", result.get("provider")),
-            ("price", f"{gram(price)} ({format_nanogram(price)}; {TEST_MONEY})"),
+            ("price", _price_text(result)),
             ("time", milliseconds(timeline.get("total"))),
             ("", steps),
-            ("job", f"{short_id(result.get('job_id'), 32)}; its receipt: cocoon-node receipts"),
+            ("job", f"{short_id(result.get('job_id'), 32)}; its receipt: cocoon-node receipts{at}"),
             *_agreement_pairs(result.get("agreement")),
         ]
     )
 
 
+def _price_text(result: dict[str, Any]) -> str:
+    """What was paid; of a quorum for all the answers."""
+    agreement = result.get("agreement")
+    paid = int((agreement or result).get("price_nanogram") or 0)
+    count = agreement.get("answers") if agreement else None
+    answers = "" if count is None else f" for {count} answer{'' if count == 1 else 's'}"
+    return f"{gram(paid)}{answers} ({format_nanogram(paid)}; {TEST_MONEY})"
+
+
 def _agreement_pairs(agreement: dict[str, Any] | None) -> list[tuple[str, Any]]:
-    """What a quorum said, and what all of it cost."""
+    """What a quorum said."""
     if not agreement:
         return []
-    total = int(agreement.get("price_nanogram") or 0)
-    said = f"{agreement.get('agreed')} of {agreement.get('asked')} agree; all answers together {gram(total)}"
+    said = f"{agreement.get('agreed')} of {agreement.get('asked')} agree"
     disagree = [each for each in agreement.get("providers") or [] if each.get("agrees") is not True]
     return [("quorum", said)] + [
         ("", f"{each.get('provider')}: {each.get('error') or 'another answer'}") for each in disagree

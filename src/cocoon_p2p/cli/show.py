@@ -30,6 +30,20 @@ def run_status(options: argparse.Namespace) -> int:
     return 0
 
 
+def audit_pairs(status: dict[str, Any]) -> list[tuple[str, Any]]:
+    """What came of the jobs that second providers repeated, where that is configured."""
+    audits = status.get("audits")
+    if not audits:
+        return []
+    repeated, differed = audits["repeated"], audits["differed"]
+    told = f"{repeated:,} job{'' if repeated == 1 else 's'} repeated by a second provider"
+    if repeated:
+        told += f", {differed:,} with another answer" if differed else ", all with the same answer"
+    if differed:
+        told += " (cocoon-node evidence list)"
+    return [("audits", f"{told}; {audits['percent']:g} % of ours are")]
+
+
 def _status_pairs(status: dict[str, Any], *, verbose: bool) -> list[tuple[str, Any]]:
     addresses = widest_first(status.get("addresses") or [])
     pairs: list[tuple[str, Any]] = [("peer id", status.get("peer_id"))]
@@ -42,6 +56,7 @@ def _status_pairs(status: dict[str, Any], *, verbose: bool) -> list[tuple[str, A
     jobs = status.get("jobs")
     if isinstance(jobs, dict):
         pairs.append(("jobs", ", ".join(f"{count} {state}" for state, count in jobs.items()) or "none yet"))
+    pairs += audit_pairs(status)
     if status.get("memory_bytes"):
         pairs.append(("memory", size(status["memory_bytes"])))
     return pairs

@@ -41,9 +41,11 @@ def money_note(network_id: Any) -> str:
 
 
 def milliseconds(value: Any) -> str:
-    """ "3.2 ms", "1.25 s"."""
+    """ "<0.1 ms", "3.2 ms", "1.25 s"."""
     if value is None:
         return "-"
+    if 0 < value < 0.1:
+        return "<0.1 ms"
     return f"{value / 1000:.2f} s" if value >= 1000 else f"{value:.1f} ms"
 
 

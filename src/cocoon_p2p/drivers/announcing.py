@@ -12,7 +12,7 @@ import trio
 from cocoon_p2p import limits
 from cocoon_p2p.drivers.alarm import Alarm
 from cocoon_p2p.drivers.clock import Clock
-from cocoon_p2p.errors import TransportError
+from cocoon_p2p.errors import TransportError, one_line
 from cocoon_p2p.net.port import AddressesChanged, Network
 from cocoon_p2p.proto.announcer import Announcer, PublishAnnouncement
 from cocoon_p2p.store import Store
@@ -167,7 +167,7 @@ class Announcing:
                 await self._network.dht_put(capacity_key(announcement.peer_id), signed.encode())
                 await self._provide(announcement.offers)
             except TransportError as error:
-                log.info("the announcement is not in the DHT yet: %s", error)
+                log.info("the announcement is not in the DHT yet: %s", one_line(error))
                 await trio.sleep(wait_s)
                 wait_s = min(2 * wait_s, limits.ANNOUNCEMENT_INTERVAL_S)
             else:

@@ -24,7 +24,7 @@ from cocoon_p2p.drivers.own_engine import OwnEngine
 from cocoon_p2p.drivers.plain_nursery import open_plain_nursery
 from cocoon_p2p.drivers.quorum import Judge, Judged, NoQuorum, Quorum, Right, Shop, spread
 from cocoon_p2p.drivers.resolve import Resolver
-from cocoon_p2p.errors import CocoonError, ExecutionError
+from cocoon_p2p.errors import CocoonError, ExecutionError, one_line
 from cocoon_p2p.ids import PeerId, Tier
 from cocoon_p2p.limits import AUDITED_AT_ONCE_MAX, EVIDENCE_BYTES_MAX, QUORUM_MAX
 from cocoon_p2p.models.canary import TAME_MAX, canary_input
@@ -260,7 +260,7 @@ class Repeater:
         try:
             await self.repeat(job.order, job.purchase)
         except CocoonError as error:
-            log.info("job %s could not be repeated: %s", job.purchase.job_id.hex(), error)
+            log.info("job %s could not be repeated: %s", job.purchase.job_id.hex(), one_line(error))
         finally:
             limit.release_on_behalf_of(job)
 

@@ -39,6 +39,10 @@ class Candidates:
             if not self._in_flight[peer]:
                 del self._in_flight[peer]
 
+    def has_ours(self, peer: PeerId) -> bool:
+        """Whether jobs of ours are there at this moment."""
+        return peer in self._in_flight
+
     def sample(self, offers: Sequence[BookOffer]) -> list[BookOffer]:
         """So many as one choice looks at: however many strangers there are, those that we know are among them."""
         if len(offers) <= CONSIDERED_MAX:

@@ -17,7 +17,7 @@ import trio
 from cocoon_p2p import limits
 from cocoon_p2p.drivers.asking import CapacityAsker
 from cocoon_p2p.drivers.clock import Clock
-from cocoon_p2p.errors import RemoteProtocolError, TransportError
+from cocoon_p2p.errors import RemoteProtocolError, TransportError, one_line
 from cocoon_p2p.ids import ModelId, PeerId, is_model_id
 from cocoon_p2p.net.port import Network, PeerAddresses
 from cocoon_p2p.proto.announcements import verify_announcement
@@ -55,15 +55,17 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class DiscoveryPorts:
-    """`take_own_word` and `take_book` bring what peers answered into the book; `offers` reads it, without banned peers."""
+    """`take_own_word` and `take_book` bring what peers answered into the book; `offers` reads some of it, without banned
+    peers, and `has_any` says whether it has offers of whatever model."""
 
     network: Network
     clock: Clock
     rng: random.Random
     asker: CapacityAsker
-    offers: Callable[[str | None], list[BookOffer]]
+    offers: Callable[[str], list[BookOffer]]
+    has_any: Callable[[], bool]
     take_own_word: Callable[[SignedAnnouncement], None]
-    take_book: Callable[[PeerId, Sequence[BookEntry]], None]
+    take_book: Callable[[PeerId, Sequence[BookEntry]], object]
 
 
 @dataclass(slots=True)
@@ -97,29 +99,31 @@ class Discovery:
 
     # --- asked for ---
 
-    async def find(self, model: str) -> list[BookOffer]:
-        """Offers of a model (id or name): what is known, and, when that is nothing, what can be found within about
-        limits.DISCOVERY_TIMEOUT_S. Returns once some are found; more may come in the background."""
+    async def find(self, model: str) -> None:
+        """Where no offers of a model (id or name) are known, look for some for about limits.DISCOVERY_TIMEOUT_S. Returns once
+        some are found; more may come in the background."""
         used = self._note_used(model)
         known = self._ports.offers(model)
         if not known:
             await self._discover(model)
         elif len(known) < limits.MARKET_FRESH_OFFERS:
-            self._look_for_more(model, used)
-        return self._ports.offers(model)
+            self._look_for_more(model, used, len(known))
 
-    async def look_around(self) -> list[BookOffer]:
-        """All offers there are to find: for a node that has just arrived."""
+    async def look_around(self) -> None:
+        """Look for whatever there is to find: for a node that has just arrived."""
         await self._discover(None)
-        return self._ports.offers(None)
+
+    def _is_known(self, model: str | None) -> bool:
+        """Whether there are offers of a model, or of any."""
+        return self._ports.has_any() if model is None else bool(self._ports.offers(model))
 
     async def _discover(self, model: str | None) -> None:
         """Asks again, more and more slowly, while nothing is found: this node, or the provider, may just have arrived."""
         wait_s = AGAIN_MIN_S
         with trio.move_on_after(limits.DISCOVERY_TIMEOUT_S):
-            while not self._ports.offers(model):
+            while not self._is_known(model):
                 await self._ask_everywhere(model)
-                if not self._ports.offers(model):
+                if not self._is_known(model):
                     with trio.move_on_after(wait_s):
                         await self._changes.wait()
                     wait_s *= 2
@@ -131,7 +135,7 @@ class Discovery:
         if in_dht is None:
             await self._ask_dht(model)
         await self._ask_known(model)
-        while in_dht is not None and not in_dht.is_set() and (model is None or not self._ports.offers(model)):
+        while in_dht is not None and not in_dht.is_set() and (model is None or not self._is_known(model)):
             await self._changes.wait()
 
     # --- whom to ask ---
@@ -167,7 +171,7 @@ class Discovery:
         try:
             providers = await self._ports.network.find_providers(_content_id(model), limits.DHT_PROVIDERS_MAX)
         except TransportError as error:
-            log.info("the DHT could not be asked: %s", error)
+            log.info("the DHT could not be asked: %s", one_line(error))
             return
         if model is None:
             await self._ask_all(providers, model)
@@ -198,7 +202,7 @@ class Discovery:
             def answered() -> None:
                 nonlocal waiting
                 waiting -= 1
-                if model is not None and waiting and self._ports.offers(model):
+                if model is not None and waiting and self._is_known(model):
                     nursery.cancel_scope.deadline = min(
                         nursery.cancel_scope.deadline, trio.current_time() + limits.DISCOVERY_GRACE_S
                     )
@@ -217,9 +221,9 @@ class Discovery:
                 if addresses:
                     await self._learn_at(peer.peer, addresses)
         except TransportError as error:
-            log.info("the DHT could not be asked where peer %s is: %s", peer.peer, error)
+            log.info("the DHT could not be asked where peer %s is: %s", peer.peer, one_line(error))
         except RemoteProtocolError as error:
-            log.info("peer %s answered badly: %s", peer.peer, error)
+            log.info("peer %s answered badly: %s", peer.peer, one_line(error))
         answered()
 
     async def _learn_at(self, peer: PeerId, addresses: Sequence[str]) -> bool:
@@ -227,7 +231,7 @@ class Discovery:
         try:
             signed = await self._ports.asker.own_word(peer, addresses)
         except TransportError as error:
-            log.info("peer %s could not be asked for its offers: %s", peer, error)
+            log.info("peer %s could not be asked for its offers: %s", peer, one_line(error))
             return False
         if signed is not None:
             self._ports.take_own_word(signed)
@@ -238,7 +242,7 @@ class Discovery:
         try:
             entries = await self._ports.asker.book(peer, model_id=self._model_id(model), count=limits.BOOK_ANSWER_MAX)
         except (TransportError, RemoteProtocolError) as error:
-            log.info("peer %s did not show its book: %s", peer, error)
+            log.info("peer %s did not show its book: %s", peer, one_line(error))
         else:
             self._ports.take_book(peer, entries)
         answered()
@@ -253,9 +257,16 @@ class Discovery:
         return ids.pop() if len(ids) == 1 else None
 
     async def _addresses_in_dht(self, peer: PeerId) -> tuple[str, ...]:
-        """What a peer's own record says; () when there is none. Raises TransportError, RemoteProtocolError."""
+        """What a peer's own record of the last hour says; () when there is none. Raises TransportError,
+        RemoteProtocolError."""
+        # SPEC capacity/1 §5.2
         record = await self._ports.network.dht_get(capacity_key(peer))
-        return () if record is None else verify_announcement(record).announcement.addresses
+        if record is None:
+            return ()
+        announcement = verify_announcement(record).announcement
+        age_s = self._ports.clock.unix() - announcement.issued_at_ms / 1000
+        in_time = -limits.ANNOUNCEMENT_CLOCK_SKEW_S <= age_s <= limits.RECORD_ADDRESSES_S
+        return announcement.addresses if in_time else ()
 
     # --- models in use ---
 
@@ -292,11 +303,11 @@ class Discovery:
             for peer in self._some([PeerAddresses(each.peer, each.addresses) for each in old])[:missing]:
                 self._nursery.start_soon(self._learn, peer)
         if len(known) < limits.MARKET_FRESH_OFFERS:
-            self._look_for_more(model, used)
+            self._look_for_more(model, used, len(known))
 
-    def _look_for_more(self, model: str, used: _Used) -> None:
+    def _look_for_more(self, model: str, used: _Used, count: int) -> None:
         """In the background: there may be more than we were told. More and more rarely while that finds nobody new."""
-        now, count = self._ports.clock.now(), len(self._ports.offers(model))
+        now = self._ports.clock.now()
         if count < used.found:
             used.wait_s = AGAIN_FEWER_S
         if used.busy or self._nursery is None or now - used.asked_at < used.wait_s:

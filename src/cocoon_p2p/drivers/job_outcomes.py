@@ -8,7 +8,7 @@ from collections import OrderedDict
 
 from cocoon_p2p import limits
 from cocoon_p2p.drivers.clock import Clock, unix_ms
-from cocoon_p2p.errors import SettlementError
+from cocoon_p2p.errors import SettlementError, one_line
 from cocoon_p2p.ids import JobId, PeerId
 from cocoon_p2p.proto.job_answers import Owed, check_receipt, check_stray_receipt
 from cocoon_p2p.sealing.signing import IdentityKey
@@ -71,7 +71,7 @@ class JobOutcomes:
         try:
             await self._settlement.paid(body.job_id, body.price, payee=provider)
         except SettlementError as error:
-            log.warning("provider %s sent a receipt that our own books contradict: %s", provider, error)
+            log.warning("provider %s sent a receipt that our own books contradict: %s", provider, one_line(error))
             return False
         keep_receipt(self._store, receipt, body)
         if job is not None and job.state == "done" and job.price != body.price:

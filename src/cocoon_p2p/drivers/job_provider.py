@@ -12,13 +12,21 @@ from typing import TYPE_CHECKING, assert_never
 
 import trio
 
+from cocoon_p2p import limits
 from cocoon_p2p.drivers.alarm import Alarm
 from cocoon_p2p.drivers.bulk import bulk_frame, sealed_pieces
 from cocoon_p2p.drivers.clock import Clock, unix_ms
 from cocoon_p2p.drivers.outbox import Outbox
 from cocoon_p2p.drivers.provider_books import ProviderBooks
 from cocoon_p2p.drivers.standing import StandingKeeper
-from cocoon_p2p.errors import EndOfStream, ExecutionError, RemoteProtocolError, SettlementError, TransportError
+from cocoon_p2p.errors import (
+    EndOfStream,
+    ExecutionError,
+    RemoteProtocolError,
+    SettlementError,
+    TransportError,
+    one_line,
+)
 from cocoon_p2p.execution.port import Engine, ExecutionResult, InputBuffer
 from cocoon_p2p.ids import JobId, ModelId, PeerId
 from cocoon_p2p.net.port import Bytes, Stream
@@ -138,6 +146,8 @@ class _Session:
         self._alarm = Alarm(self._machine.next_deadline, self._on_timer, ports.clock.now)
         self._work: dict[JobId, _Work] = {}
         self._settled = trio.Event()
+        self._resent: set[JobId] = set()
+        """Receipts that were sent again and are not settled, where there may be more of them."""
         self._nursery: trio.Nursery
 
     async def serve(self) -> None:
@@ -146,13 +156,26 @@ class _Session:
                 self._nursery.start_soon(self._outbox.run)
                 self._nursery.start_soon(self._alarm.run)
                 self._books.recall(self._stream.peer)
-                await self._run(self._machine.resend_receipts(self._books.unsigned_receipts(self._stream.peer)))
+                await self._resend_receipts()
                 await self._read()
                 self._nursery.cancel_scope.cancel()
         finally:
             with trio.CancelScope(shield=True):
                 await self._run(self._machine.lost("the connection to the client ended"))
             self._settled.set()
+
+    async def _resend_receipts(self) -> None:
+        """The next of those that were not signed before this stream; the rest when these are settled."""
+        # SPEC job/1 §3.8
+        receipts = self._books.unsigned_receipts(self._stream.peer)
+        self._resent = {each.job_id for each in receipts} if len(receipts) == limits.RECEIPTS_RESENT_MAX else set()
+        await self._run(self._machine.resend_receipts(receipts))
+
+    async def _settled_receipt(self, job_id: JobId) -> None:
+        if job_id in self._resent:
+            self._resent.remove(job_id)
+            if not self._resent:
+                await self._resend_receipts()
 
     async def settled(self) -> None:
         """Waits until no accepted job is left."""
@@ -187,9 +210,9 @@ class _Session:
         except EndOfStream:
             log.debug("peer %s closed its job stream", self._stream.peer)
         except TransportError as error:
-            log.info("the job stream of peer %s broke: %s", self._stream.peer, error)
+            log.info("the job stream of peer %s broke: %s", self._stream.peer, one_line(error))
         except RemoteProtocolError as error:
-            log.warning("peer %s broke a rule of job/1 (%s): %s", self._stream.peer, error.code, error)
+            log.warning("peer %s broke a rule of job/1 (%s): %s", self._stream.peer, error.code, one_line(error))
             self._ports.standing.penalise(self._stream.peer, fault_of_code(error.code))
             await self._stream.reset()
 
@@ -229,6 +252,7 @@ class _Session:
                 await self._give_back(job_id)
             case KeepSignature(job_id, signature):
                 self._books.signed(self._stream.peer, job_id, signature)
+                await self._settled_receipt(job_id)
             case ReleasePayment(job_id):
                 await self._ports.settlement.release(job_id, payer=self._stream.peer)
             case Closed():
@@ -245,6 +269,7 @@ class _Session:
             await holder.cancel(job_id)
         if await self._books.give_back(client, job_id):
             await self._run(self._machine.not_earned(job_id))
+            await self._settled_receipt(job_id)
 
     async def _take_payment(self, job_id: JobId, payment: bytes, max_total: int) -> None:
         clock = self._ports.clock

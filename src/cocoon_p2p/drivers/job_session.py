@@ -11,7 +11,7 @@ from cocoon_p2p.drivers.alarm import Alarm
 from cocoon_p2p.drivers.clock import unix_ms
 from cocoon_p2p.drivers.job_attempt import Attempt, AttemptPorts
 from cocoon_p2p.drivers.outbox import Outbox
-from cocoon_p2p.errors import CocoonError, EndOfStream, RemoteProtocolError, TransportError
+from cocoon_p2p.errors import CocoonError, EndOfStream, RemoteProtocolError, TransportError, one_line
 from cocoon_p2p.ids import JobId, PeerId
 from cocoon_p2p.net.port import Stream
 from cocoon_p2p.policy.reputation import fault_of_code
@@ -156,12 +156,12 @@ class JobSession:
         except TransportError as error:
             return self._broke(error)
         except RemoteProtocolError as error:
-            log.warning("provider %s broke a rule of job/1 (%s): %s", self.peer, error.code, error)
+            log.warning("provider %s broke a rule of job/1 (%s): %s", self.peer, error.code, one_line(error))
             self._ports.standing.penalise(self.peer, fault_of_code(error.code))
             await self._stream.reset()
             return error
         except CocoonError as error:  # ours: a full disk, for instance. It ends these jobs, not the node
-            log.error("a job could not be carried on (%s): %s", error.code, error)
+            log.error("a job could not be carried on (%s): %s", error.code, one_line(error))
             await self._stream.reset()
             return error
 

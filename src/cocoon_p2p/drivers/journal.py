@@ -79,7 +79,7 @@ class JournalKeeper:
 
 
 def samples_of(offers: list[BookOffer], now_ms: int) -> list[MarketSample]:
-    """One sample for each model and tier, by its most frequent unit."""
+    """One sample for each model and tier, by its most frequent unit; at most limits.JOURNAL_SAMPLES_MAX."""
     found: dict[tuple[str, int], MarketSample] = {}
     for line in order_book(offer_facts(offers, now_ms=now_ms)):
         sample = MarketSample(
@@ -96,4 +96,5 @@ def samples_of(offers: list[BookOffer], now_ms: int) -> list[MarketSample]:
         known = found.get((line.model_id, line.tier))
         if known is None or known.providers < sample.providers:
             found[line.model_id, line.tier] = sample
-    return list(found.values())
+    most_offered = sorted(found.values(), key=lambda each: (-each.providers, each.model_id, each.tier))
+    return most_offered[: limits.JOURNAL_SAMPLES_MAX]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -20,15 +20,16 @@ from cocoon_p2p.drivers.announcing import SEQUENCE_NAME, Announced, Announcing, 
 from cocoon_p2p.drivers.asking import CapacityAsker
 from cocoon_p2p.drivers.clock import Clock, unix_ms
 from cocoon_p2p.drivers.discovery import Changes, Discovery, DiscoveryPorts
+from cocoon_p2p.drivers.gossip_check import GossipCheck, GossipPorts
 from cocoon_p2p.drivers.hearsay import heard_addresses
 from cocoon_p2p.drivers.standing import StandingKeeper
-from cocoon_p2p.errors import EndOfStream, RemoteProtocolError, TransportError
+from cocoon_p2p.errors import EndOfStream, RemoteProtocolError, TransportError, one_line
 from cocoon_p2p.ids import ModelId, PeerId
 from cocoon_p2p.net.port import Network, Stream
 from cocoon_p2p.net.rates import Buckets, Rate
 from cocoon_p2p.policy.clock_comparison import ClockComparison
-from cocoon_p2p.policy.gossip_pace import AuthorRates
 from cocoon_p2p.policy.reputation import Fault, fault_of_code
+from cocoon_p2p.policy.subnets import subnet_of
 from cocoon_p2p.proto.announcements import verify_announcement
 from cocoon_p2p.proto.announcer import Announcer
 from cocoon_p2p.proto.job_effects import Penalise
@@ -66,6 +67,7 @@ log = logging.getLogger(__name__)
 
 ManifestSource = Callable[[ModelId], bytes | None]
 _BOOK_QUESTIONS = Rate(limits.BOOK_QUESTIONS_PER_PEER_S, limits.BOOK_QUESTIONS_PER_PEER_BURST)
+_MANIFEST_QUESTIONS = Rate(limits.MANIFEST_QUESTIONS_PER_PEER_S, limits.MANIFEST_QUESTIONS_PER_PEER_BURST)
 _WINDOW_MS = 1000 * limits.GOSSIP_RATE_WINDOW_S
 _RESTORED_AT_ONCE = 16
 """Announcements of the last run that are read between two turns of others: 1 ms."""
@@ -109,13 +111,25 @@ class MarketDriver:
         )
         self._manifest_source = manifests
         self._asker = CapacityAsker(ports.network, ports.standing)
-        self._authors = AuthorRates()
-        self._askers: Buckets[PeerId] = Buckets(_BOOK_QUESTIONS)
+        self._gossip = GossipCheck(
+            GossipPorts(ports.clock, ports.rng, ports.standing, self._asker, self._compare_clocks, self._take_own_word),
+            book,
+            announcer.pace,
+        )
+        self._book_askers: Buckets[PeerId] = Buckets(_BOOK_QUESTIONS)
+        self._manifest_askers: Buckets[PeerId] = Buckets(_MANIFEST_QUESTIONS)
         self.changes = Changes()
         """Notified when somebody's offers are new, other or gone."""
         self._discovery = Discovery(
             DiscoveryPorts(
-                ports.network, ports.clock, ports.rng, self._asker, self.offers, self._take_own_word, self._take_book
+                ports.network,
+                ports.clock,
+                ports.rng,
+                self._asker,
+                self.some_offers,
+                self._has_any,
+                self._take_own_word,
+                self._take_book,
             ),
             book,
             self.changes,
@@ -148,9 +162,9 @@ class MarketDriver:
         peer = self._ports.rng.sample([each.peer for each in neighbours], 1)[0]
         with trio.move_on_after(limits.LISTEN_BACK_S), suppress(TransportError, RemoteProtocolError):
             entries = await self._asker.book(peer, count=limits.BOOK_ANSWER_MAX)
-            gossiped = [e for e in entries if e.heard_by is HeardBy.GOSSIP and e.heard_ago_ms < _WINDOW_MS]
-            self._announcer.pace.begin(self._ports.clock.unix(), len(gossiped))
-            self._take_book(peer, entries)
+            genuine = self._take_book(peer, entries[: limits.BOOK_ANSWER_MAX])
+            authors = {author for author, e in genuine if e.heard_by is HeardBy.GOSSIP and e.heard_ago_ms < _WINDOW_MS}
+            self._announcer.pace.begin(self._ports.clock.unix(), len(authors))
 
     # --- tasks ---
 
@@ -159,12 +173,13 @@ class MarketDriver:
         network = self._ports.network
         network.set_handler(CAPACITY_PROTOCOL, self._serve_capacity)
         async with (
-            network.subscribe(CAPACITY_TOPIC, self._validate) as gossip,
+            network.subscribe(CAPACITY_TOPIC, self._gossip.validate) as gossip,
             trio.open_nursery() as nursery,
         ):
             nursery.start_soon(self._expiry.run)
             nursery.start_soon(self._announcing.run)
             nursery.start_soon(self._discovery.run)
+            nursery.start_soon(self._gossip.run)
             task_status.started()
             async for _, data in gossip:
                 self._take(data)
@@ -186,27 +201,6 @@ class MarketDriver:
 
     # --- what is heard ---
 
-    def _validate(self, author: PeerId, data: bytes) -> bool:
-        """Gossip's validator: only a peer's own, valid, current announcement is taken and passed on."""
-        try:
-            announcement = verify_announcement(data).announcement
-            if announcement.peer_id == author:
-                self._compare_clocks(announcement)
-            announcement.require_current(unix_ms(self._ports.clock))
-        except RemoteProtocolError as error:
-            log.info("peer %s gossiped a bad announcement: %s", author, error)
-            if error.code != "EXPIRED":  # what is late may have been held up by others
-                self._ports.standing.penalise(author, Fault.FORGED_ANNOUNCEMENT)
-            return False
-        if announcement.peer_id != author:
-            return False
-        if not self._authors.take(author, announcement.issued_at_ms / 1000):
-            # SPEC capacity/1 §4.4
-            self._ports.standing.penalise(author, Fault.FLOOD)
-            return False
-        self._announcer.pace.note_heard(self._ports.clock.unix(), author)
-        return True
-
     def _compare_clocks(self, announcement: Announcement) -> None:
         """An announcement that has just been made, and is from the future or long over by our clock. Nobody is to blame: a
         warning says whose clocks differ."""
@@ -223,29 +217,40 @@ class MarketDriver:
             signed = verify_announcement(raw)
             self._apply(self._handle(signed, heard_by), signed.announcement.peer_id)
         except RemoteProtocolError as error:  # it expired on its way
-            log.info("an announcement was not taken: %s", error)
+            log.info("an announcement was not taken: %s", one_line(error))
 
     def _take_own_word(self, signed: SignedAnnouncement) -> None:
         self._compare_clocks(signed.announcement)
         self._take(signed.encode(), HeardBy.ASKED)
 
-    def _take_book(self, teller: PeerId, entries: Sequence[BookEntry]) -> None:
+    def _take_book(self, teller: PeerId, entries: Sequence[BookEntry]) -> list[tuple[PeerId, BookEntry]]:
         """What a neighbour's book says is checked like everything else, and it should have checked it before us. Clocks
-        differ, and an announcement may expire on its way."""
+        differ, and an announcement may expire on its way. Those that are genuine and current, with their authors."""
+        genuine = []
         for entry in entries:
             try:
                 signed = verify_announcement(entry.raw)
-                of_teller = signed.announcement.peer_id == teller
-                heard_by = HeardBy.ASKED if of_teller else HeardBy.BOOK
-                self._apply(self._handle(signed, heard_by), signed.announcement.peer_id)
+                author = signed.announcement.peer_id
+                self._apply(self._handle(signed, HeardBy.ASKED if author == teller else HeardBy.BOOK), author)
+                genuine.append((author, entry))
             except RemoteProtocolError as error:
-                log.info("peer %s has a bad announcement in its book: %s", teller, error)
+                log.info("peer %s has a bad announcement in its book: %s", teller, one_line(error))
                 if error.code != "EXPIRED":
                     self._ports.standing.penalise(teller, Fault.FORGED_ANNOUNCEMENT)
-                    return
+                    break
+        return genuine
 
     def _handle(self, signed: SignedAnnouncement, heard_by: HeardBy) -> list[BookEffect]:
-        return self._book.handle_verified(signed, now=self._ports.clock.unix(), heard_by=heard_by)
+        reached_in = self._subnet_reached(signed.announcement.peer_id) if heard_by is HeardBy.ASKED else None
+        now = self._ports.clock.unix()
+        return self._book.handle_verified(signed, now=now, heard_by=heard_by, reached_in=reached_in)
+
+    def _subnet_reached(self, peer: PeerId) -> str:
+        """Where a peer is that we are connected to, without a relay; "" where that is not known."""
+        for link in self._ports.network.peers():
+            if link.peer == peer and not link.relayed and link.address:
+                return subnet_of((link.address,))
+        return ""
 
     def _apply(self, effects: Sequence[BookEffect], author: PeerId | None) -> None:
         for effect in effects:
@@ -269,8 +274,7 @@ class MarketDriver:
         try:
             while True:
                 message = decode_message(await stream.receive())
-                if isinstance(message, GetBook) and not self._askers.take(stream.peer, self._ports.clock.now()):
-                    raise RemoteProtocolError("asks for our book too often", code="FLOOD")
+                self._require_seldom(stream.peer, message)
                 await stream.send(self._answer(message))
         except EndOfStream:
             await stream.aclose()
@@ -280,6 +284,14 @@ class MarketDriver:
             fault = Fault.FLOOD if error.code == "FLOOD" else fault_of_code(error.code)
             self._ports.standing.penalise(stream.peer, fault)
             await stream.reset()
+
+    def _require_seldom(self, peer: PeerId, message: CapacityMessage) -> None:
+        """Raises RemoteProtocolError (FLOOD) when this peer asks too often for what is large."""
+        now = self._ports.clock.now()
+        if isinstance(message, GetBook) and not self._book_askers.take(peer, now):
+            raise RemoteProtocolError("asks for our book too often", code="FLOOD")
+        if isinstance(message, GetManifest) and not self._manifest_askers.take(peer, now):
+            raise RemoteProtocolError("asks for manifests too often", code="FLOOD")
 
     def _answer(self, message: CapacityMessage) -> bytes:
         match message:
@@ -298,9 +310,14 @@ class MarketDriver:
         own = self._own_entry(question)
         now = self._ports.clock.unix()
         found = self._book.answer(
-            question.model_id, question.peer_id, question.count - len(own), now=now, rng=self._ports.rng
+            question.model_id,
+            question.peer_id,
+            question.count - len(own),
+            now=now,
+            rng=self._ports.rng,
+            fits=self._is_welcome,
         )
-        return [*own, *(entry for entry in found if not self._is_banned(entry))]
+        return [*own, *found]
 
     def _own_entry(self, question: GetBook) -> list[BookEntry]:
         if question.peer_id not in (None, self._ports.network.peer_id):
@@ -312,26 +329,54 @@ class MarketDriver:
         fits = question.model_id in models if question.model_id is not None else bool(models)
         return [BookEntry(current.encode(), HeardBy.ASKED, 0)] if fits else []
 
-    def _is_banned(self, entry: BookEntry) -> bool:
-        return self._ports.standing.is_banned(verify_announcement(entry.raw).announcement.peer_id)
+    def _is_welcome(self, peer: PeerId) -> bool:
+        return not self._ports.standing.is_banned(peer)
 
     # --- finding offers ---
 
     def offers(self, model: str | None = None) -> list[BookOffer]:
-        """What the book has now."""
-        return [
-            offer
-            for offer in self._book.offers(model, now=self._ports.clock.unix())
-            if not self._ports.standing.is_banned(offer.peer)
-        ]
+        """All that the book has now: to look at a market. To choose, `some_offers`."""
+        found = self._book.offers(model, now=self._ports.clock.unix())
+        banned = self._ports.standing.banned()
+        return [offer for offer in found if offer.peer not in banned] if banned else found
+
+    def _has_any(self) -> bool:
+        return self._book.has_offers(now=self._ports.clock.unix(), fits=lambda offer: self._is_welcome(offer.peer))
+
+    def some_offers(self, model: str, wanted: Collection[PeerId] = ()) -> list[BookOffer]:
+        """Of a model (id or name), as many as a purchase chooses among: all, or of a large market a random part and those of
+        `wanted` peers."""
+        return self._book.some_offers(
+            model,
+            limits.OFFERS_DRAWN_MAX,
+            now=self._ports.clock.unix(),
+            rng=self._ports.rng,
+            fits=lambda offer: self._is_welcome(offer.peer),
+            wanted=wanted,
+        )
+
+    def model_names(self) -> set[str]:
+        """Names on offer, for "did you mean"."""
+        return self._book.model_names()
 
     async def find(self, model: str) -> list[BookOffer]:
-        """Offers of a model (id or name); what is known, or what can be found within about limits.DISCOVERY_TIMEOUT_S."""
-        return await self._discovery.find(model)
+        """All offers of a model (id or name); what is known, or what can be found within about limits.DISCOVERY_TIMEOUT_S."""
+        await self._discovery.find(model)
+        return self.offers(model)
+
+    async def find_some(self, model: str, wanted: Collection[PeerId] = ()) -> list[BookOffer]:
+        """The same, and as many as `some_offers`."""
+        await self._discovery.find(model)
+        return self.some_offers(model, wanted)
+
+    def worked(self, peer: PeerId) -> None:
+        """It did a job of ours, so it is where it was reached."""
+        self._book.confirm(peer, self._subnet_reached(peer))
 
     async def look_around(self) -> list[BookOffer]:
         """All offers there are to find: for a node that has just arrived."""
-        return await self._discovery.look_around()
+        await self._discovery.look_around()
+        return self.offers()
 
     def nearest_first(self, offers: Sequence[BookOffer]) -> list[BookOffer]:
         """Those of connected peers, then the others; each in an order by chance, so that all share the questions."""

@@ -31,7 +31,15 @@ from cocoon_p2p.drivers.order import (
     with_hint,
 )
 from cocoon_p2p.drivers.resolve import ResolvedModel, Resolver
-from cocoon_p2p.errors import CocoonError, PeerRefused, RefusalReason, RemoteProtocolError, StoreError, TransportError
+from cocoon_p2p.errors import (
+    CocoonError,
+    PeerRefused,
+    RefusalReason,
+    RemoteProtocolError,
+    StoreError,
+    TransportError,
+    one_line,
+)
 from cocoon_p2p.ids import JobId, PeerId
 from cocoon_p2p.models.check import check_inputs
 from cocoon_p2p.policy.backup import backup_delay_s
@@ -43,6 +51,7 @@ from cocoon_p2p.units import format_nanogram
 
 log = logging.getLogger(__name__)
 
+_COUNTED_S = limits.PROVIDERS_COUNTED_S
 _ALL = 2 * limits.CONSIDERED_MAX
 LOST_PLACE = frozenset({"TIMEOUT", "ALTERED"})
 """Codes of a connection's failure after which the provider is probably still where it was."""
@@ -59,6 +68,7 @@ class Buyer:
         self._considerations = ports.considerations
         self._candidates = Candidates(ports.network, ports.experience, ports.clock, ports.rng)
         self.chooser = Chooser(ports, market, jobs, self._candidates)
+        self._counted: tuple[str, float, int] | None = None
         self._records = JobRecords(ports.store, ports.clock, ports.experience, ports.considerations)
 
     def __enter__(self) -> Buyer:
@@ -120,7 +130,10 @@ class Buyer:
 
     def providers(self, model: str) -> int:
         """How many offer a model (id or name), as far as is known now."""
-        return len(self._market.offers(model))
+        now = self._ports.clock.now()
+        if self._counted is None or self._counted[0] != model or not 0 <= now - self._counted[1] < _COUNTED_S:
+            self._counted = model, now, len(self._market.offers(model))
+        return self._counted[2]
 
     def write(self) -> None:
         """What waits to be written. No job fails for it."""
@@ -139,6 +152,7 @@ class Buyer:
 
     async def _buy(self, order: Order, *, attempts_max: int, job_id: JobId | None = None) -> Purchase:
         progress = self._begin(order, job_id)
+        progress.looked_again = attempts_max == 1
         # The machines' own deadline comes a second before this one, with its reason.
         with trio.move_on_after(order.timeout_s + 1.0) as scope:
             try:
@@ -175,8 +189,15 @@ class Buyer:
         while True:
             choice = self.chooser.choose(progress, model, items)
             if not choice.selection.chosen:
+                if progress.unpaid:
+                    progress.excluded -= progress.unpaid
+                    progress.unpaid.clear()
+                    continue
                 if progress.unreachable and not progress.looked_again:
                     model = await self._look_again(progress)
+                    continue
+                if await self._waited_for_room(progress):
+                    model = self.chooser.latest(model)
                     continue
                 raise progress.last_error or nobody_fits(
                     progress.order, choice.wanted, list(choice.candidates.values())
@@ -184,11 +205,13 @@ class Buyer:
             try:
                 attempt = await self.chooser.attempt(progress, model, choice)
             except CocoonError as error:
-                progress.rounds += 1
+                progress.questions += 1
                 progress.last_error = error
             else:
                 bought = await self._carry_through(progress, attempt, _Backups(self, progress, model, items, choice))
                 if bought is not None:
+                    self._resolver.used(progress.order.model, model.model_id)
+                    self._market.worked(bought.provider)
                     return bought
             assert progress.last_error is not None
             if progress.rounds >= attempts_max or not self.may_retry(progress):
@@ -209,6 +232,22 @@ class Buyer:
         progress.considered.model_id = model.model_id
         return model, items
 
+    async def _waited_for_room(self, progress: Progress) -> bool:
+        """A provider has failed the job, and the others are full: wait until one of them expects to have room, and a little
+        longer each time. Not for a job that nobody has begun: whoever asked decides whether it is worth the wait."""
+        if not (progress.busy and progress.rounds and self.may_retry(progress)):
+            return False
+        now = self._ports.clock.now()
+        least = min(limits.BUSY_WAIT_MIN_S * 2**progress.waits, limits.BUSY_WAIT_MAX_S)
+        wait_s = min(max(min(progress.busy.values()) - now, least), limits.BUSY_WAIT_MAX_S)
+        if now + wait_s >= progress.deadline:
+            return False
+        await trio.sleep(wait_s)
+        progress.waits += 1
+        progress.excluded -= progress.busy.keys()
+        progress.busy.clear()
+        return True
+
     async def _look_again(self, progress: Progress) -> ResolvedModel:
         """Nobody that we knew of was where it said: perhaps they came back elsewhere."""
         progress.looked_again = True
@@ -221,7 +260,7 @@ class Buyer:
         error = progress.last_error
         in_time = self._ports.clock.now() < progress.deadline
         retryable = error is None or is_retryable(error)
-        return may_retry(AttemptFacts(attempts=progress.rounds, retryable=retryable, in_time=in_time))
+        return may_retry(AttemptFacts(progress.rounds, retryable, in_time, progress.questions))
 
     # --- the job itself ---
 
@@ -299,25 +338,39 @@ class Buyer:
     def note_failure(self, progress: Progress, attempt: Attempt, error: CocoonError, *, alone: bool = True) -> None:
         """What follows from it for the rest of the order. A backup that is busy is none, and no failed attempt."""
         peer, order = attempt.job.provider, progress.order
-        log.info("provider %s failed the job: %s", peer, error)
+        log.info("provider %s failed the job: %s", peer, one_line(error))
         now_ms = unix_ms(self._ports.clock)
         progress.considered.note_error(peer, error, frozenset({order.tier}), now_ms)
         wants = counter_offer(error, order.max_total, progress.counters.get(peer))
         if wants is not None:
             progress.counters[peer] = wants  # asked again, at that price
-        elif not (isinstance(error, PeerRefused) and error.reason is RefusalReason.PAYMENT):
-            progress.excluded.add(
-                peer
-            )  # after PAYMENT the next attempt pays over a new channel, at the same provider too
+        else:
+            progress.excluded.add(peer)
+            progress.note_busy(peer, error, self._ports.clock.now())
+            if isinstance(error, PeerRefused) and error.reason is RefusalReason.PAYMENT:
+                self._note_unpaid(progress, attempt)
         if isinstance(error, TransportError) and error.code not in LOST_PLACE:
             self._market.forget(peer)
         progress.failures.append({"provider": peer, "error": error.message, "code": error.code})
         progress.at_risk += attempt.at_risk
         if not alone and isinstance(error, PeerRefused) and error.reason is RefusalReason.BUSY:
             progress.no_backup.add(peer)
+            return
+        if isinstance(error, PeerRefused):
+            progress.questions += 1  # it never had the job
         else:
             progress.rounds += 1
-            progress.last_error = error
+        progress.last_error = error
+
+    def _note_unpaid(self, progress: Progress, attempt: Attempt) -> None:
+        """It quoted, and refused the payment. An honest one may know nothing of our channel any more, and gets a new one when
+        nobody else is left; who refuses that too takes nobody's payment."""
+        peer, quote = attempt.job.provider, attempt.job.quote
+        assert quote is not None
+        again = any((each["provider"], each["code"]) == (peer, "PAYMENT") for each in progress.failures)
+        self.experience.note(peer, quote.model_id, Outcome.FAILED if again else Outcome.TURNED_AWAY)
+        if not again:
+            progress.unpaid.add(peer)
 
 
 class _Backups:
@@ -348,7 +401,7 @@ class _Backups:
         try:
             leg = await buyer.chooser.attempt(progress, self.model, choice)
         except CocoonError as error:
-            log.info("no backup for the job: %s", error)
+            log.info("no backup for the job: %s", one_line(error))
             return None
         finally:
             progress.no_backup |= progress.excluded - before - progress.unreachable

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import trio
 
@@ -44,14 +44,24 @@ class Asker:
         self._addresses = addresses
         self._order = order
 
-    async def ask(self, peers: Sequence[PeerId], terms: JobTerms, *, enough: int) -> Asked:
-        """Ask all at the same time; once `enough` have quoted, the others get a moment more."""
+    async def ask(
+        self,
+        peers: Sequence[PeerId],
+        terms: JobTerms,
+        *,
+        enough: int,
+        at_most: Mapping[PeerId, int | None] | None = None,
+        within_s: float = limits.QUOTE_TIMEOUT_S,
+    ) -> Asked:
+        """Ask all at the same time; once `enough` have quoted, the others get a moment more. `at_most` holds the limits,
+        nanogram, of those that are told another one than `terms` has."""
         asked = Asked(silent=set(peers))
 
         async def one(peer: PeerId) -> None:
             try:
+                own = terms if not at_most or peer not in at_most else replace(terms, max_total=at_most[peer])
                 quote = await self._jobs.ask(
-                    peer, self._addresses[peer], self._order.job_id, terms, deadline=self._order.deadline
+                    peer, self._addresses[peer], self._order.job_id, own, deadline=self._order.deadline
                 )
             except (PeerRefused, TransportError, RemoteProtocolError) as error:
                 asked.refusals.append((peer, error))
@@ -65,7 +75,7 @@ class Asker:
         ended = False
         try:
             async with trio.open_nursery() as nursery:
-                nursery.cancel_scope.deadline = trio.current_time() + limits.QUOTE_TIMEOUT_S
+                nursery.cancel_scope.deadline = trio.current_time() + within_s
                 for peer in peers:
                     nursery.start_soon(one, peer)
             ended = True

@@ -12,11 +12,14 @@ from dataclasses import dataclass
 import trio
 
 from cocoon_p2p import limits
+from cocoon_p2p.drivers.experience import ExperienceKeeper
 from cocoon_p2p.drivers.market import MarketDriver
-from cocoon_p2p.errors import CocoonError, RemoteProtocolError, TransportError
-from cocoon_p2p.ids import ModelId, is_model_id, model_id_of
+from cocoon_p2p.errors import CocoonError, RemoteProtocolError, StoreError, TransportError, one_line
+from cocoon_p2p.ids import ModelId, PeerId, is_model_id, model_id_of
 from cocoon_p2p.models.manifest import Manifest, ManifestError, parse_manifest
+from cocoon_p2p.policy.subnets import subnet_of
 from cocoon_p2p.proto.market import BookOffer
+from cocoon_p2p.store import ModelNames
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +35,8 @@ class ResolvedModel:
 
 
 class Resolver:
-    """`local_id` gives the id of a model installed here under a name; `local_manifest` its manifest."""
+    """`local_id` gives the id of a model installed here under a name; `local_manifest` its manifest; `names` what a name stood
+    for when it last did a job."""
 
     def __init__(
         self,
@@ -40,24 +44,57 @@ class Resolver:
         *,
         local_id: Callable[[str], ModelId | None],
         local_manifest: Callable[[ModelId], bytes | None],
+        names: ModelNames,
+        experience: ExperienceKeeper,
     ) -> None:
         self._market = market
         self._local_id = local_id
         self._local_manifest = local_manifest
+        self._names = names
+        self._experience = experience
+        self._noted: dict[str, ModelId] = {}
+        """What stands in `names`, of what was used since the start."""
         self._known: OrderedDict[ModelId, Manifest] = OrderedDict()
 
     async def resolve(self, model: str) -> ResolvedModel:
-        """Raises CocoonError: NO_MODEL when nobody offers it, AMBIGUOUS when one name stands for several models."""
+        """Of a name that stands for several models, the one that it stood for when it last did a job. Raises CocoonError:
+        NO_MODEL when nobody offers it, AMBIGUOUS when a name stands for several models none of which was used by it."""
         wanted = self._local_id(model) or self._by_prefix(model) or model
         offers = await self._market.find(wanted)
         if not offers:
             raise self._nobody(model)
         ids = {offer.offer.model_id for offer in offers}
         if len(ids) > 1:
-            raise _ambiguous(model, offers)
-        model_id = ids.pop()
+            offers = self._as_before(model, offers)
+        model_id = offers[0].offer.model_id
         name = offers[0].offer.name if is_model_id(model) else model
         return ResolvedModel(model_id, name, await self._manifest(model_id, offers), offers)
+
+    def used(self, model: str, model_id: ModelId) -> None:
+        """A job of this model, which was asked for so, was done. No job fails for what cannot be written."""
+        if model_id.startswith(model) or self._noted.get(model) == model_id:
+            return  # an id, or the beginning of one, stands for itself
+        try:
+            if self._names.get(model) != model_id:
+                self._names.set(model, model_id)
+        except StoreError as error:
+            log.warning("which model %s stands for could not be written: %s", model, error)
+            return
+        if len(self._noted) >= limits.NAMES_REMEMBERED_MAX:
+            self._noted.clear()
+        self._noted[model] = model_id
+
+    def _as_before(self, name: str, offers: Sequence[BookOffer]) -> list[BookOffer]:
+        """Anybody can announce anything by a known name, and must not take it away by that. Raises CocoonError (AMBIGUOUS)."""
+        before = self._noted.get(name) or self._names.get(name)
+        same = [each for each in offers if each.offer.model_id == before]
+        if not same:
+            raise self._ambiguous(name, offers)
+        others = len({each.offer.model_id for each in offers}) - 1
+        log.info(
+            "%s is taken for model %s, which it was before; others (%d) are called so now, too", name, before, others
+        )
+        return same
 
     async def manifest(self, model_id: ModelId) -> Manifest:
         """Of a model that is known, installed here, or on offer. Raises CocoonError (NO_MODEL)."""
@@ -126,7 +163,7 @@ class Resolver:
         try:
             return parse_manifest(raw)
         except ManifestError as error:
-            log.info("the manifest of model %s cannot be read here: %s", model_id, error)
+            log.info("the manifest of model %s cannot be read here: %s", model_id, one_line(error))
             return None
 
     def _nobody(self, model: str) -> CocoonError:
@@ -135,14 +172,32 @@ class Resolver:
         hint = f"did you mean {near[0]}?" if near else "cocoon-node offers shows what is on offer"
         return CocoonError(f"nobody offers a model called {model}", code="NO_MODEL", retryable=True, hint=hint)
 
+    def _ambiguous(self, name: str, offers: Sequence[BookOffer]) -> CocoonError:
+        """Those first that did jobs for us, then those that most owners offer."""
+        by_id: dict[ModelId, list[BookOffer]] = {}
+        for offer in offers:
+            by_id.setdefault(offer.offer.model_id, []).append(offer)
 
-def _ambiguous(name: str, offers: Sequence[BookOffer]) -> CocoonError:
-    counts: dict[ModelId, int] = {}
-    for offer in offers:
-        counts[offer.offer.model_id] = counts.get(offer.offer.model_id, 0) + 1
-    listed = ", ".join(f"{model_id} ({n} provider{'s' if n > 1 else ''})" for model_id, n in sorted(counts.items()))
-    return CocoonError(
-        f"several different models are called {name}: {listed}",
-        code="AMBIGUOUS",
-        hint="name the one you mean by its id; names are chosen by providers and prove nothing",
-    )
+        def rank(model_id: ModelId) -> tuple[float, int, ModelId]:
+            found = by_id[model_id]
+            owners = {subnet_of(each.addresses) for each in found}
+            return -max(self._worth(each.peer, model_id) for each in found), -len(owners), model_id
+
+        ids = sorted(by_id, key=rank)
+        listed = [f"{each} ({_providers(len(by_id[each]))})" for each in ids[: limits.AMBIGUOUS_SHOWN_MAX]]
+        if len(ids) > len(listed):
+            listed.append(f"and {len(ids) - len(listed)} more")
+        return CocoonError(
+            f"several different models are called {name}: {', '.join(listed)}",
+            code="AMBIGUOUS",
+            hint="name the one you mean by its id; names are chosen by providers and prove nothing",
+        )
+
+    def _worth(self, peer: PeerId, model_id: ModelId) -> float:
+        """Its reliability, where it did this very model for us; else a stranger's half."""
+        did_it = self._experience.of(peer, model_id).item_us is not None
+        return self._experience.reliability(peer) if did_it else 0.5
+
+
+def _providers(count: int) -> str:
+    return f"{count} provider{'s' if count > 1 else ''}"

@@ -6,7 +6,7 @@ import logging
 
 from cocoon_p2p.drivers.clock import Clock, unix_ms
 from cocoon_p2p.ids import PeerId
-from cocoon_p2p.limits import BAN_MAX_S
+from cocoon_p2p.limits import BAN_MAX_S, BOOK_PEERS_MAX
 from cocoon_p2p.net.port import Network, PeerConnected, PeerMisbehaved, dialable_at
 from cocoon_p2p.policy.reputation import FAULT_OF_MISBEHAVIOUR, Fault, Standing, after_fault
 from cocoon_p2p.store import Store
@@ -21,6 +21,7 @@ class StandingKeeper:
         self._network = network
         self._store = store
         self._clock = clock
+        self._bans = {record.peer_id: record.banned_until_ms for record in store.peers.banned(now_ms=unix_ms(clock))}
 
     def of(self, peer: PeerId) -> Standing:
         record = self._store.peers.get(peer)
@@ -33,7 +34,13 @@ class StandingKeeper:
         return self.of(peer).percent(unix_ms(self._clock))
 
     def is_banned(self, peer: PeerId) -> bool:
-        return self.of(peer).is_banned(unix_ms(self._clock))
+        until_ms = self._bans.get(peer)  # asked for each offer of a market: the store would take 5 µs
+        return until_ms is not None and until_ms > unix_ms(self._clock)
+
+    def banned(self) -> set[PeerId]:
+        """All that are banned now."""
+        now_ms = unix_ms(self._clock)
+        return {peer for peer, until_ms in self._bans.items() if until_ms > now_ms}
 
     def penalise(self, peer: PeerId, fault: Fault) -> None:
         """One more fault; at the threshold the peer is cut off and refused for a while."""
@@ -95,6 +102,13 @@ class StandingKeeper:
             self._network.slow(peer, share, duration_s)
 
     def _keep(self, peer: PeerId, standing: Standing) -> None:
+        now_ms = unix_ms(self._clock)
+        if standing.is_banned(now_ms):
+            self._bans[peer] = standing.banned_until_ms
+            if len(self._bans) > BOOK_PEERS_MAX:
+                self._bans = {peer: until_ms for peer, until_ms in self._bans.items() if until_ms > now_ms}
+        else:
+            self._bans.pop(peer, None)
         self._store.peers.set_standing(
             peer, standing.penalty, at_ms=standing.at_ms, banned_until_ms=standing.banned_until_ms
         )

@@ -19,11 +19,15 @@ def known_keys(head: Mapping[str, Any], known: Sequence[str]) -> None:
 
 
 def text(head: Mapping[str, Any], key: str, *, chars_max: int) -> str | None:
-    """A text or None. Raises ConfigError."""
+    """A text or None. Raises ConfigError, also for half a character: JSON can name one, and no message can carry it."""
     value = head.get(key)
-    if value is None or (isinstance(value, str) and 0 < len(value) <= chars_max):
+    if value is None or (isinstance(value, str) and 0 < len(value) <= chars_max and _is_whole(value)):
         return value
     raise ConfigError(f"{key}: must be a text of 1 to {chars_max} characters")
+
+
+def _is_whole(value: str) -> bool:
+    return not any("\ud800" <= char <= "\udfff" for char in value)
 
 
 def integer(head: Mapping[str, Any], key: str, *, high: int) -> int | None:

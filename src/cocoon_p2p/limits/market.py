@@ -13,11 +13,20 @@ BOOK_SUBNET_SHARE = 8
 """One public subnet (IPv4 /24, IPv6 /48) has at most this part of a book: eight owners are the least that a book tells of."""
 BOOK_SUBNET_PEERS_MAX = 32
 """Peers of one public subnet in a book: a rack; DHT_PROVIDERS_PER_SUBNET_MAX says 16 of one content."""
+OFFERS_DRAWN_MAX = 256
+"""Offers of a large market among which one purchase chooses: twice what it looks at (CONSIDERED_MAX, of known and unknown)."""
+BOOK_OFFERS_MAX = 64 * KIB
+"""Offers in a book: six of each peer of a full one (BOOK_PEERS_MAX); at about 1 KB each, with all that finds them, 64 MB."""
+BOOK_CONFIRMED_PEERS_MAX = 4096
+"""Peers of which is remembered where they were reached, at 200 bytes: as many as we have experiences with."""
 BOOK_PAST_PEERS_MAX = 1024
 """Peers whose announcement expired, remembered to be asked again: at about 2 KB each 2 MB."""
 BOOK_QUESTIONS_PER_PEER_S = 2.0
 BOOK_QUESTIONS_PER_PEER_BURST = 32
 """What one peer may ask of our book: an answer is up to 512 KiB, and usually 15 KB. We ask half as much of each."""
+MANIFEST_QUESTIONS_PER_PEER_S = 0.5
+MANIFEST_QUESTIONS_PER_PEER_BURST = 2 * 64
+"""What one peer may ask for manifests of up to 256 KiB: twice for each model of an announcement, then 128 KiB a second."""
 BOOKS_ASKED_AT_ONCE = 3
 """Neighbours whose books are asked at the same time: one that lies by silence does not hide an offer."""
 VERIFIED_REMEMBERED_MAX = 16_384
@@ -30,6 +39,20 @@ ANNOUNCEMENT_FRESH_S = 25.0
 ANNOUNCEMENTS_PER_AUTHOR_S = 1.0
 ANNOUNCEMENTS_PER_AUTHOR_BURST = 10
 """What one author may gossip: it may announce once a second (ANNOUNCEMENT_MIN_INTERVAL_S), and a few bunch on their way."""
+GOSSIP_TOPIC_PER_S = 20.0
+GOSSIP_TOPIC_BURST = 200.0
+"""What is taken of all authors together: some fifty times the budget (GOSSIP_ANNOUNCEMENTS_PER_MINUTE, with news), and as much
+at once as 200 providers say that start together; to check and keep 20 takes 20 ms of a second at worst."""
+GOSSIP_STRANGERS_SHARE = 0.5
+"""Of that, for authors that never answered us: the other half is left for those that did, whoever floods."""
+GOSSIP_PROBE_S = 30.0
+"""While the topic is full, how often one such author is asked whether it is there: as often as an announcement is due."""
+GOSSIP_PROBES_COUNTED = 8
+"""Last ones asked, by which the share of real ones is judged: four minutes' worth."""
+GOSSIP_PROBES_MIN = 4
+"""With fewer answers, or silences, all are taken for real."""
+RECORD_ADDRESSES_S = 3600.0
+"""After it was issued, a DHT record's addresses are used for so long (capacity/1 §5.2)."""
 RECORD_INTERVAL_S = 600.0
 """The DHT record tells where a peer is; unchanged it is put anew this often, twice within the time that records are kept."""
 GOSSIP_ANNOUNCEMENTS_PER_MINUTE = 15
@@ -66,6 +89,8 @@ JOURNAL_BATCH = 256
 """Announcements that wait to be written together; `kill -9` loses these at most."""
 JOURNAL_SAMPLE_S = 60.0
 """Between two samples of prices."""
+JOURNAL_SAMPLES_MAX = 512
+"""Of one moment, those that most providers offer first: anybody can announce any number of models, and 512 rows take 5 ms."""
 JOURNAL_HINTS_MAX = 1024
 """Peers of the last run that a start begins with."""
 JOURNAL_HINT_ROWS_MAX = 20_000
@@ -113,6 +138,9 @@ SEAL_KEYS_REMEMBERED_MAX = 256
 """Providers whose seal key a client keeps, at 1.5 KB."""
 JOBS_UNSETTLED_MAX = 4096
 """Jobs without an outcome that a client keeps in memory, at about 1 KB: JOBS_PER_PEER_MAX of 64 providers."""
+BUSY_WAIT_MIN_S = 0.05
+BUSY_WAIT_MAX_S = 2.0
+"""How long a job that lost its provider waits for room at the others before it asks again; twice as long each time."""
 HEDGE_MAX = 4
 """Providers that one job is at, at the same time; each one more gains less and wastes their work."""
 BACKUP_LEARNED_FACTOR = 1.5
@@ -134,6 +162,18 @@ MAP_IN_FLIGHT_MAX = 256
 
 
 # --- choosing providers (policy/selection.py, policy/experience.py, drivers/purchase.py) -----------------------------------
+QUESTION_ROUNDS_MAX = 32
+"""Rounds of questions of one job that bring nobody who does it: at ASKED_AT_ONCE_MAX each more providers than one choice
+looks at (CONSIDERED_MAX), so that a crowd that refuses everything uses up time, and not the job's attempts."""
+COUNTER_ASKED_S = 1.0
+"""How long a provider that wants more than it announced is waited for once more, while others' quotes are there: three round
+trips round the world."""
+PROVIDERS_COUNTED_S = 1.0
+"""For so long the number of a model's providers is not counted anew: a `map` asks for it with every item."""
+NAMES_REMEMBERED_MAX = 256
+"""Names of models of which it is known what they stood for last; more than one person uses."""
+AMBIGUOUS_SHOWN_MAX = 5
+"""Models of one name that an error lists; anybody can announce any number."""
 CONSIDERED_MAX = 64
 """Offers of strangers, drawn at random, and as many of providers that we know, that one choice looks at: 1 ms at most."""
 SUBNET_DRAWN_MAX = 2

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import trio
 
-from cocoon_p2p.errors import CocoonError, EndOfStream, RemoteProtocolError, TransportError
+from cocoon_p2p.errors import CocoonError, EndOfStream, RemoteProtocolError, TransportError, one_line
 from cocoon_p2p.net.port import Stream, StreamHandler
 
 logger = logging.getLogger("cocoon_p2p.net")
@@ -48,7 +48,7 @@ async def run_handler(handler: StreamHandler, stream: Stream, counters: Counters
     except RemoteProtocolError as error:
         await stream.reset()
         counters["handler_peer_fault"] += 1
-        logger.info("%s of %s: %s (%s)", stream.protocol, stream.peer, error, error.code)
+        logger.info("%s of %s: %s (%s)", stream.protocol, stream.peer, one_line(error), error.code)
     except Exception:
         await stream.reset()
         counters["handler_failed"] += 1

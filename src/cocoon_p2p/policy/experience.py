@@ -25,6 +25,9 @@ class Outcome(Enum):
     """Done, but long after it was to be expected."""
     FAILED = "failed"
     """No answer: refused after a quote, broken off, silent, or past the deadline."""
+    TURNED_AWAY = "turned away"
+    """It refused what it had announced: free slots, a price, its limits. An honest one may have filled up a moment ago, so two
+    such count as one failure."""
     WRONG = "wrong"
     """An answer that others outvoted, or that differs from what is known to be right."""
     AGREED = "agreed"
@@ -35,6 +38,7 @@ _WEIGHTS: dict[Outcome, tuple[float, float]] = {
     Outcome.DONE: (1.0, 0.0),
     Outcome.LATE: (0.5, 0.5),
     Outcome.FAILED: (0.0, 1.0),
+    Outcome.TURNED_AWAY: (0.0, 0.5),
     Outcome.WRONG: (0.0, 20.0),
     Outcome.AGREED: (1.0, 0.0),
 }
@@ -50,7 +54,7 @@ class Experience:
     bad: float = 0.0
     at_ms: int = 0
     tries: int = 0
-    """Jobs in all; does not fade."""
+    """Jobs in all, and those that it refused against its own announcement; does not fade."""
     overhead_ms: float | None = None
     """Moving average of what a job takes there beside its work and its wait."""
     item_us: float | None = None

@@ -11,10 +11,11 @@ still there for whoever asks.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from collections import OrderedDict, deque
 
 from cocoon_p2p import limits
 from cocoon_p2p.ids import PeerId
+from cocoon_p2p.policy.subnets import is_public_subnet
 
 _AUTHOR_PER_S = 1 / limits.GOSSIP_CHANGE_INTERVAL_S + 1 / limits.ANNOUNCEMENT_INTERVAL_S
 _AUTHOR_BURST = limits.GOSSIP_CHANGE_BURST + 2.0
@@ -27,31 +28,55 @@ class GossipPace:
     """One node's own count of the topic, and of its own changes."""
 
     def __init__(self) -> None:
-        self._heard = 0.0
+        self._known = 0.0
+        self._strangers = 0.0
         self._heard_at = 0.0
         self._counted = AuthorRates(per_s=_AUTHOR_PER_S, burst=_AUTHOR_BURST)
         self._changes = float(limits.GOSSIP_CHANGE_BURST)
         self._changes_at = 0.0
+        self.strangers = StrangerSample()
+        """Whether those who speak on the topic are there at all."""
 
     def begin(self, now: float, count: int) -> None:
         """Others heard `count` announcements come by within a minute; we have not listened for as long."""
-        self._heard, self._heard_at = max(self.heard(now), float(count)), now
+        missing = max(0.0, count - self.heard(now))
+        self._fade(now)
+        self._strangers += missing
 
-    def note_heard(self, now: float, author: PeerId | None = None) -> None:
+    def note_heard(self, now: float, author: PeerId | None = None, *, confirmed: bool = True) -> None:
         """One announcement came by on the topic, ours among them. Of one author no more count than an honest one brings: else a
-        single peer that speaks once a second would look like a full topic, and silence everybody."""
+        single peer that speaks once a second would look like a full topic, and silence everybody. `confirmed`: the author
+        answered us once; of the others only the share counts that turns out to be there."""
+        if now < self._heard_at:  # the clock was set back
+            self._counted = AuthorRates(per_s=_AUTHOR_PER_S, burst=_AUTHOR_BURST)
         if author is not None and not self._counted.take(author, now):
             return
-        self._heard = self.heard(now) + 1.0
-        self._heard_at = now
+        self._fade(now)
+        if confirmed:
+            self._known += 1.0
+        else:
+            self._strangers += 1.0
 
-    def heard(self, now: float) -> float:
-        """Announcements a minute: each counts less the longer ago it was, by e in limits.GOSSIP_RATE_WINDOW_S. With a window
-        that ends sharply a burst would be followed by silence and the next burst."""
+    def _fade(self, now: float) -> None:
+        left = self._left(now)
+        self._known, self._strangers, self._heard_at = left * self._known, left * self._strangers, now
+
+    def _left(self, now: float) -> float:
+        """Each counts less the longer ago it was, by e in limits.GOSSIP_RATE_WINDOW_S. With a window that ends sharply a burst
+        would be followed by silence and the next burst."""
         passed_s = now - self._heard_at
         if passed_s < 0:  # the clock was set back
             return 0.0
-        return self._heard * math.exp(-passed_s / limits.GOSSIP_RATE_WINDOW_S)
+        return math.exp(-passed_s / limits.GOSSIP_RATE_WINDOW_S)
+
+    def heard(self, now: float) -> float:
+        """Announcements a minute, of authors that are taken for real."""
+        return self._left(now) * (self._known + self.strangers.share() * self._strangers)
+
+    def is_crowded(self, now: float) -> bool:
+        """Whether the topic would be full if all its authors were real: then it matters whether they are."""
+        carried = self._left(now) * (self._known + self._strangers)
+        return carried > limits.GOSSIP_ROOM_SHARE * limits.GOSSIP_ANNOUNCEMENTS_PER_MINUTE
 
     def chance(self, now: float, *, changed: bool) -> float:
         """How likely, 0 to 1, an announcement made now should be gossiped. 1 while there is room; it falls with the third
@@ -72,6 +97,55 @@ class GossipPace:
         taken = self._changes >= 1.0
         self._changes -= taken
         return taken
+
+
+class StrangerSample:
+    """Of authors that never answered us, drawn at random and asked: how many are there? Names cost nothing, and whoever makes
+    thousands of them should not silence those who sell; several in one public subnet count as one."""
+
+    def __init__(self) -> None:
+        self._asked: deque[tuple[bool, str]] = deque(maxlen=limits.GOSSIP_PROBES_COUNTED)
+
+    def note(self, subnet: str, *, answered: bool) -> None:
+        self._asked.append((answered, subnet))
+
+    def is_silent(self, subnet: str) -> bool:
+        """Nobody answered there lately: it is not to be dialled again for every name that points to it."""
+        return is_public_subnet(subnet) and (False, subnet) in self._asked
+
+    def share(self) -> float:
+        """0 to 1. One who answers is as good as none: that may be the flooder himself."""
+        # SPEC capacity/1 §4.4
+        asked = len(self._asked)
+        if asked < limits.GOSSIP_PROBES_MIN:
+            return 1.0
+        there = [subnet for answered, subnet in self._asked if answered]
+        distinct = len({each for each in there if is_public_subnet(each)})
+        distinct += sum(not is_public_subnet(each) for each in there)
+        return max(0, distinct - 1) / (asked - 1)
+
+
+class TopicRate:
+    """How many announcements are taken of all authors together; of those that never answered us only a part."""
+
+    def __init__(self) -> None:
+        self._all = limits.GOSSIP_TOPIC_BURST
+        self._strangers = limits.GOSSIP_STRANGERS_SHARE * limits.GOSSIP_TOPIC_BURST
+        self._at = 0.0
+
+    def take(self, now: float, *, confirmed: bool) -> bool:
+        """False when this one is too many; nobody is to blame."""
+        # SPEC capacity/1 §4.4
+        share, passed_s = limits.GOSSIP_STRANGERS_SHARE, max(0.0, now - self._at)
+        self._at = now
+        brought = passed_s * limits.GOSSIP_TOPIC_PER_S
+        self._all = min(limits.GOSSIP_TOPIC_BURST, self._all + brought)
+        self._strangers = min(share * limits.GOSSIP_TOPIC_BURST, self._strangers + share * brought)
+        if self._all < 1.0 or (not confirmed and self._strangers < 1.0):
+            return False
+        self._all -= 1.0
+        self._strangers -= not confirmed
+        return True
 
 
 class AuthorRates:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cocoon_p2p.errors import CocoonError, PeerRefused, RefusalReason, RemoteProtocolError
-from cocoon_p2p.limits import JOB_ATTEMPTS_MAX
+from cocoon_p2p.limits import JOB_ATTEMPTS_MAX, QUESTION_ROUNDS_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,17 +13,21 @@ class AttemptFacts:
     """What became of the attempts so far."""
 
     attempts: int
-    """Providers that had the job, and rounds of questions that brought no quote."""
+    """Providers that had the job."""
     retryable: bool
     """Another provider may do better: a broken connection or a dead worker, not a wrong input."""
     in_time: bool = True
     """The deadline is not over."""
+    questions: int = 0
+    """Rounds of questions, and quotes, that brought nobody who took the job."""
 
 
 def may_retry(facts: AttemptFacts) -> bool:
     """A model only computes, so doing it twice harms nobody; and what did not arrive whole is not owed (job/1 §3.8), so
-    each attempt may cost what the whole job may."""
-    return facts.retryable and facts.in_time and facts.attempts < JOB_ATTEMPTS_MAX
+    each attempt may cost what the whole job may. A "no" costs time alone: a crowd that says nothing else must not use up the
+    attempts."""
+    left = facts.attempts < JOB_ATTEMPTS_MAX and facts.questions < QUESTION_ROUNDS_MAX
+    return facts.retryable and facts.in_time and left
 
 
 def is_retryable(error: CocoonError) -> bool:

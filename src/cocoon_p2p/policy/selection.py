@@ -3,7 +3,8 @@
 Taking the best of several random candidates, and not the best of all, keeps the clients of a network from all running to
 the same provider (Mitzenmacher, The Power of Two Choices in Randomized Load Balancing, 2001). What a crowd of strangers can
 have of our jobs is bounded twice: by subnet, and, while a provider fits that we know to be good, by a small share for all
-newcomers together.
+newcomers together. While we know nobody, one of those that are asked is drawn without regard to what it promises, since a
+promise costs nothing.
 """
 
 from __future__ import annotations
@@ -145,7 +146,8 @@ def select(
     prefer: Preference = BALANCED,
     at_least: int = 1,
 ) -> Selection:
-    """Up to `count` candidates, each the best of `limits.SELECTION_SAMPLE` random ones of those that are left.
+    """Up to `count` candidates, each the best of `limits.SELECTION_SAMPLE` random ones of those that are left; where no good
+    one is known, the last of several is any one.
 
     While a good one fits that we know, newcomers are drawn now and then (`_newcomers_share`), and as many as are missing from
     `at_least`. Those that we know to be bad come last, and only where others are missing."""
@@ -162,7 +164,9 @@ def select(
         return Selection(tuple(_choose(wanted, bad, count, rng, prefer)), tuple(excluded))
     fitting = [candidate for candidate in fitting if not candidate.is_known_bad]
     if not any(candidate.is_known_good for candidate in fitting):
-        chosen = _choose(wanted, fitting, count, rng, prefer)
+        chosen = _choose(wanted, fitting, count - 1 if 1 < count < len(fitting) else count, rng, prefer)
+        if len(chosen) < min(count, len(fitting)):
+            chosen += _by_lot([each for each in fitting if each not in chosen], chosen, rng)
         chosen += _choose(wanted, bad, min(at_least, count) - len(chosen), rng, prefer, beside=chosen)
         return Selection(tuple(chosen), tuple(excluded))
     known = [candidate for candidate in fitting if not candidate.is_newcomer]
@@ -210,6 +214,13 @@ def _choose(
         if best.subnet:
             taken[best.subnet] += 1
     return chosen
+
+
+def _by_lot(pool: Sequence[Candidate], beside: Sequence[Candidate], rng: Random) -> list[Candidate]:
+    """One of the pool, whatever it promises; of another subnet than those chosen, while there is one."""
+    taken = Counter(candidate.subnet for candidate in beside if candidate.subnet)
+    elsewhere = [candidate for candidate in pool if taken[candidate.subnet] < SUBNET_ASKED_MAX] or pool
+    return [elsewhere[index] for index in rng.sample(range(len(elsewhere)), 1)]
 
 
 def _best(wanted: Wanted, drawn: Sequence[Candidate], prefer: Preference) -> Candidate:

@@ -271,10 +271,12 @@ class ProviderSession:
         return [Send(Failure(job_id, FailureCode.CANCELLED, "nothing was earned with this job"))]
 
     def resend_receipts(self, receipts: list[Receipt]) -> list[ProviderEffect]:
-        """At the start of a session: receipts of earlier jobs that this client has not signed."""
+        """At the start of a session, and when these are settled: receipts of earlier jobs that this client has not signed."""
         # SPEC job/1 §3.8
         effects: list[ProviderEffect] = []
         for receipt in receipts[: limits.RECEIPTS_RESENT_MAX]:
+            if receipt.job_id in self._unsigned:
+                continue  # it is on its way on this stream
             self._await_signature(receipt)
             effects.append(Send(receipt))
         return effects

@@ -6,60 +6,30 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 from cocoon_p2p import limits
 from cocoon_p2p.ids import ModelId, PeerId
 from cocoon_p2p.policy.reputation import Fault
-from cocoon_p2p.policy.subnets import is_public_subnet, subnet_of
+from cocoon_p2p.policy.subnets import subnet_of
 from cocoon_p2p.proto.announcements import verify_announcement
+from cocoon_p2p.proto.book_entries import BookEntries, BookOffer, Heard, Random, Trust, book_offer
 from cocoon_p2p.proto.job_effects import Penalise
-from cocoon_p2p.wire.capacity import Announcement, BookEntry, HeardBy, Offer, SignedAnnouncement
+from cocoon_p2p.wire.capacity import Announcement, BookEntry, HeardBy, SignedAnnouncement
 
-
-class Random(Protocol):
-    """The part of `random.Random` that is used here."""
-
-    def sample(self, population: Sequence[int], k: int) -> list[int]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class BookOffer:
-    """One model of one peer, as announced."""
-
-    peer: PeerId
-    addresses: tuple[str, ...]
-    agent: str
-    settlement_networks: tuple[int, ...]
-    region: str
-    offer: Offer
-    issued_at_ms: int
-    expires_at_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """A peer's newest announcement, and how it came to us first."""
-
-    signed: SignedAnnouncement
-    heard_by: HeardBy
-    heard_at: float
-    """Unix seconds."""
-    subnet: str
-
-    @property
-    def announcement(self) -> Announcement:
-        return self.signed.announcement
-
-    def is_current(self, now: float) -> bool:
-        return self.announcement.expires_at_ms > now * 1000
-
-    def as_entry(self, now: float) -> BookEntry:
-        """For those who ask for our book."""
-        return BookEntry(self.signed.encode(), self.heard_by, max(0, round((now - self.heard_at) * 1000)))
+__all__ = [
+    "BookEffect",
+    "BookOffer",
+    "Heard",
+    "MarketBook",
+    "OffersChanged",
+    "RememberAddresses",
+    "Taken",
+    "Trust",
+    "book_offer",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +60,10 @@ BookEffect = Penalise | OffersChanged | RememberAddresses | Taken
 class MarketBook:
     """Everybody else's current announcements.
 
-    Holds at most `peers_max`; the least recently heard goes first. Of one public subnet it holds no more than
-    `subnet_max` and an eighth of all: whoever rents one subnet neither fills the book nor pushes others out of it, since what
-    is too many there is not taken."""
+    Holds at most `peers_max`, and `offers_max` offers; the least recently heard goes first (`BookEntries`). Of one public
+    subnet it holds no more than `subnet_max` and an eighth of all: whoever rents one subnet neither fills the book nor pushes
+    others out of it, since what is too many there is not taken. An address is only said to be one's own, so who was reached
+    there takes the place of those of whom it was only heard."""
 
     def __init__(
         self,
@@ -101,17 +72,15 @@ class MarketBook:
         peers_max: int = limits.BOOK_PEERS_MAX,
         subnet_max: int = limits.BOOK_SUBNET_PEERS_MAX,
         past_max: int = limits.BOOK_PAST_PEERS_MAX,
+        offers_max: int = limits.BOOK_OFFERS_MAX,
     ) -> None:
         self._own = own
-        self._peers_max = peers_max
         self._subnet_max = max(1, min(subnet_max, peers_max // limits.BOOK_SUBNET_SHARE))
         self._past_max = past_max
-        self._entries: OrderedDict[PeerId, Heard] = OrderedDict()
-        self._by_model: dict[str, dict[PeerId, None]] = {}
-        self._subnets: Counter[str] = Counter()
+        self._entries = BookEntries(peers_max=peers_max, offers_max=offers_max)
+        self._confirmed: OrderedDict[PeerId, str] = OrderedDict()
         self._past: OrderedDict[PeerId, Announcement] = OrderedDict()
         self._forgotten: OrderedDict[PeerId, int] = OrderedDict()
-        self._next_expiry: float | None = None
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -123,10 +92,16 @@ class MarketBook:
         return self.handle_verified(verify_announcement(raw), now=now, heard_by=heard_by)
 
     def handle_verified(
-        self, signed: SignedAnnouncement, *, now: float, heard_by: HeardBy = HeardBy.GOSSIP
+        self,
+        signed: SignedAnnouncement,
+        *,
+        now: float,
+        heard_by: HeardBy = HeardBy.GOSSIP,
+        reached_in: str | None = None,
     ) -> list[BookEffect]:
-        """The same for an announcement whose signature was checked already. Raises RemoteProtocolError when it is out
-        of date or from the future."""
+        """The same for an announcement whose signature was checked already. `reached_in` is the subnet in which the peer was
+        when it was asked (`subnet_of`); without it, it was asked where it says. Raises RemoteProtocolError when the
+        announcement is out of date or from the future."""
         announcement = signed.announcement
         announcement.require_current(int(now * 1000))
         peer = announcement.peer_id
@@ -138,11 +113,20 @@ class MarketBook:
                 return []
             if known.announcement.sequence == announcement.sequence:
                 # SPEC capacity/1 §4.3
-                return [] if known.signed.body == signed.body else [Penalise(Fault.FORGED_ANNOUNCEMENT)]
-        heard = Heard(signed, heard_by, now, subnet_of(announcement.addresses))
-        if not self._has_room(heard, known):
+                if known.signed.body != signed.body:
+                    return [Penalise(Fault.FORGED_ANNOUNCEMENT)]
+                if heard_by is HeardBy.ASKED:
+                    self.confirm(peer, known.subnet if reached_in is None else reached_in)
+                return []
+        subnet = subnet_of(announcement.addresses)
+        if heard_by is HeardBy.ASKED:
+            self.confirm(peer, subnet if reached_in is None else reached_in)
+        heard = Heard(signed, heard_by, now, subnet, self._trust(peer, subnet, heard_by))
+        if not self._make_room(heard, known):
             return []
-        self._put(heard)
+        self._past.pop(peer, None)
+        self._forgotten.pop(peer, None)
+        self._entries.put(heard)
         effects: list[BookEffect] = [Taken(heard)]
         if known is None or known.announcement.addresses != announcement.addresses:
             effects.append(RememberAddresses(peer, announcement.addresses))
@@ -152,17 +136,29 @@ class MarketBook:
 
     def handle_timer(self, *, now: float) -> list[BookEffect]:
         """Drop what has expired; where those peers were is remembered for a while."""
-        gone = [peer for peer, heard in self._entries.items() if not heard.is_current(now)]
-        for peer in gone:
-            heard = self._entries[peer]
-            self._remove(peer)
-            self.remember_past(heard.announcement)
-        self._next_expiry = min((h.announcement.expires_at_ms / 1000 for h in self._entries.values()), default=None)
-        return [OffersChanged(peer) for peer in gone]
+        gone = [heard.announcement for heard in self._entries.take_expired(now * 1000)]
+        for announcement in gone:
+            self.remember_past(announcement)
+        return [OffersChanged(announcement.peer_id) for announcement in gone]
 
     def next_deadline(self) -> float | None:
         """When the next announcement may expire (Unix seconds)."""
-        return self._next_expiry
+        deadline_ms = self._entries.next_deadline_ms()
+        return None if deadline_ms is None else deadline_ms / 1000
+
+    def confirm(self, peer: PeerId, subnet: str) -> None:
+        """It was reached in this subnet: it answered there, or did a job."""
+        self._confirmed[peer] = subnet
+        self._confirmed.move_to_end(peer)
+        if len(self._confirmed) > limits.BOOK_CONFIRMED_PEERS_MAX:
+            self._confirmed.popitem(last=False)
+        heard = self._entries.get(peer)
+        if heard is not None and heard.subnet == subnet and heard.trust is Trust.HEARSAY:
+            self._entries.put(replace(heard, trust=Trust.CONFIRMED))
+
+    def is_confirmed(self, peer: PeerId) -> bool:
+        """Whether it ever answered us, as far as is remembered."""
+        return peer in self._confirmed
 
     def forget(self, peer: PeerId) -> None:
         """A peer that could not be reached, or lost its standing. What it has announced so far stays forgotten, however many
@@ -170,8 +166,7 @@ class MarketBook:
         be reached."""
         announced = [self._past.pop(peer, None)]
         if peer in self._entries:
-            announced.append(self._entries[peer].announcement)
-            self._remove(peer)
+            announced.append(self._entries.remove(peer).announcement)
         sequence = max((each.sequence for each in announced if each is not None), default=None)
         if sequence is None:
             return
@@ -207,13 +202,25 @@ class MarketBook:
 
     def offers(self, model: str | None = None, *, now: float) -> list[BookOffer]:
         """Current offers of a model, by id or name; of all models for None."""
-        return [
-            book_offer(heard.announcement, offer)
-            for heard in self._of_model(model)
-            if heard.is_current(now)
-            for offer in heard.announcement.offers
-            if model is None or model in (offer.model_id, offer.name)
-        ]
+        return list(self._entries.offers(model, now_ms=now * 1000))
+
+    def some_offers(
+        self,
+        model: str,
+        count: int,
+        *,
+        now: float,
+        rng: Random,
+        fits: Callable[[BookOffer], bool] = lambda offer: True,
+        wanted: Iterable[PeerId] = (),
+    ) -> list[BookOffer]:
+        """Up to `count` current offers of a model (id or name) that fit, drawn at random where there are more, and those of
+        `wanted` peers besides. Of a name that stands for several models, some of each."""
+        return self._entries.some_offers(model, count, now_ms=now * 1000, rng=rng, fits=fits, wanted=wanted)
+
+    def has_offers(self, *, now: float, fits: Callable[[BookOffer], bool] = lambda offer: True) -> bool:
+        """Whether anything is on offer."""
+        return any(fits(offer) for offer in self._entries.offers(None, now_ms=now * 1000))
 
     def past_providers(self, model: str | None = None) -> list[Announcement]:
         """Of peers that offered a model some time ago and were not heard since; the latest heard last."""
@@ -224,88 +231,55 @@ class MarketBook:
         ]
 
     def answer(
-        self, model_id: ModelId | None, peer: PeerId | None, count: int, *, now: float, rng: Random
+        self,
+        model_id: ModelId | None,
+        peer: PeerId | None,
+        count: int,
+        *,
+        now: float,
+        rng: Random,
+        fits: Callable[[PeerId], bool] = lambda peer: True,
     ) -> list[BookEntry]:
         """For somebody who asks for our book: up to `count` current announcements drawn at random, of one model, of one
-        peer, or of whomever."""
+        peer, or of whomever; of peers that fit."""
         # SPEC capacity/1 §3.8
+        count = min(count, limits.BOOK_ANSWER_MAX)
         if peer is not None:
             one = self._entries.get(peer)
-            found = [one] if one is not None else []
-        else:
-            found = [heard for heard in self._of_model(model_id) if heard.announcement.offers]
-        fitting = [heard for heard in found if heard.is_current(now) and _offers_model(heard, model_id)]
-        count = min(count, limits.BOOK_ANSWER_MAX, len(fitting))
-        return [fitting[i].as_entry(now) for i in rng.sample(range(len(fitting)), count)]
+            told = one is not None and one.is_current(now) and _offers_model(one, model_id) and fits(peer)
+            return [one.as_entry(now)] if one is not None and told and count > 0 else []
+        drawn = self._entries.draw(model_id, count, now_ms=now * 1000, rng=rng, fits=fits) if count > 0 else []
+        return [heard.as_entry(now) for heard in drawn]
 
-    def model_names(self, *, now: float) -> set[str]:
+    def model_names(self) -> set[str]:
         """Names on offer at present, for "did you mean"."""
-        return {offer.offer.name for offer in self.offers(now=now)}
+        return set(self._entries.names())
 
-    # --- the entries and their indices ---
+    # --- room ---
 
-    def _has_room(self, heard: Heard, known: Heard | None) -> bool:
-        """False for one too many of a public subnet; when it moved there, its old place is gone, too."""
-        if not is_public_subnet(heard.subnet) or (known is not None and known.subnet == heard.subnet):
+    def _trust(self, peer: PeerId, subnet: str, heard_by: HeardBy) -> Trust:
+        if self._confirmed.get(peer) != subnet:
+            return Trust.HEARSAY
+        return Trust.REACHED if heard_by is HeardBy.ASKED else Trust.CONFIRMED
+
+    def _make_room(self, heard: Heard, known: Heard | None) -> bool:
+        """False for one too many of a public subnet, unless somebody there is less sure to be there, who goes then; the
+        least recently heard of the least sure. When it moved there, its old place is gone, too."""
+        # SPEC capacity/1 §4.5
+        if known is not None and known.subnet == heard.subnet:
             return True
-        if self._subnets[heard.subnet] < self._subnet_max:
+        peer = heard.announcement.peer_id
+        crowd = self._entries.crowd(heard.subnet, leave_out=peer)
+        if len(crowd) < self._subnet_max:
+            return True
+        weakest = min(crowd, key=lambda each: each.trust)
+        if weakest.trust < heard.trust:
+            self._entries.remove(weakest.announcement.peer_id)
             return True
         if known is not None:
-            self._remove(heard.announcement.peer_id)
+            self._entries.remove(peer)
         return False
-
-    def _put(self, heard: Heard) -> None:
-        peer = heard.announcement.peer_id
-        if peer in self._entries:
-            self._remove(peer)
-        self._past.pop(peer, None)
-        self._forgotten.pop(peer, None)
-        self._entries[peer] = heard
-        self._subnets[heard.subnet] += 1
-        for key in _keys(heard):
-            self._by_model.setdefault(key, {})[peer] = None
-        expires_at = heard.announcement.expires_at_ms / 1000
-        self._next_expiry = expires_at if self._next_expiry is None else min(self._next_expiry, expires_at)
-        if len(self._entries) > self._peers_max:
-            self._remove(next(iter(self._entries)))
-
-    def _remove(self, peer: PeerId) -> None:
-        heard = self._entries.pop(peer)
-        self._subnets[heard.subnet] -= 1
-        if not self._subnets[heard.subnet]:
-            del self._subnets[heard.subnet]
-        for key in _keys(heard):
-            peers = self._by_model[key]
-            del peers[peer]
-            if not peers:
-                del self._by_model[key]
-        if not self._entries:
-            self._next_expiry = None
-
-    def _of_model(self, model: str | None) -> Iterator[Heard]:
-        if model is None:
-            yield from self._entries.values()
-        else:
-            yield from (self._entries[peer] for peer in self._by_model.get(model, ()))
-
-
-def _keys(heard: Heard) -> set[str]:
-    """Ids and names under which a peer's offers are looked up."""
-    return {key for offer in heard.announcement.offers for key in (offer.model_id, offer.name)}
 
 
 def _offers_model(heard: Heard, model_id: ModelId | None) -> bool:
     return model_id is None or any(offer.model_id == model_id for offer in heard.announcement.offers)
-
-
-def book_offer(announcement: Announcement, offer: Offer) -> BookOffer:
-    return BookOffer(
-        peer=announcement.peer_id,
-        addresses=announcement.addresses,
-        agent=announcement.agent,
-        settlement_networks=announcement.settlement_networks,
-        region=announcement.region,
-        offer=offer,
-        issued_at_ms=announcement.issued_at_ms,
-        expires_at_ms=announcement.expires_at_ms,
-    )

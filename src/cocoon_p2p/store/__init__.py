@@ -15,6 +15,7 @@ from cocoon_p2p.store.database import Database, Transaction, open_database
 from cocoon_p2p.store.experiences import ExperienceRecord, Experiences
 from cocoon_p2p.store.jobs import JobRecord, JobRole, Jobs, JobState
 from cocoon_p2p.store.known_peers import KnownPeer, KnownPeers
+from cocoon_p2p.store.model_names import ModelNames
 from cocoon_p2p.store.peers import PeerRecord, Peers
 from cocoon_p2p.store.receipts import ReceiptRecord, ReceiptRole, Receipts
 from cocoon_p2p.store.schema import STORE_SCHEMA
@@ -31,6 +32,7 @@ __all__ = [
     "Jobs",
     "KnownPeer",
     "KnownPeers",
+    "ModelNames",
     "PeerRecord",
     "Peers",
     "ReceiptRecord",
@@ -54,6 +56,7 @@ class Store:
         self.experiences = Experiences(database)
         self.considerations = Considerations(database)
         self.values = Values(database)
+        self.model_names = ModelNames(database)
 
     def transaction(self) -> Transaction:
         """`with store.transaction():` several writes reach the disk together, for the price of one. No `await` within."""

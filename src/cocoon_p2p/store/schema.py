@@ -121,5 +121,13 @@ STORE_SCHEMA = Schema(
             """CREATE INDEX receipts_unacknowledged ON receipts (peer_id, number)
                 WHERE role = 'provider' AND client_signature = x''""",
         ),
+        # which model a name stood for when it was last used
+        (
+            """CREATE TABLE model_names (
+                number INTEGER PRIMARY KEY,
+                name TEXT NOT NULL UNIQUE,
+                model_id TEXT NOT NULL
+            ) STRICT""",
+        ),
     ),
 )

@@ -47,6 +47,13 @@ def test_two_charts_fit_the_terminal(columns: int) -> None:
     assert lines[0].startswith("minilm 3b5a1c2d")
 
 
+def test_the_times_of_both_charts_stand_below_each_other() -> None:
+    points = [point(START + i * MINUTE, best=1_234_567 + i, median=2_345_678) for i in range(600)]
+    lines = terminal_charts(chart(points), 80, colour=False)
+    first, second = (line for line in lines if len(re.findall(r"\d\d:\d\d", line)) > 2)
+    assert first == second
+
+
 def test_colours_only_when_asked_for() -> None:
     points = [point(START + i * MINUTE) for i in range(10)]
     coloured = terminal_charts(chart(points), 80, colour=True)

@@ -227,8 +227,18 @@ def test_a_moment_outside_the_file(home: Path, capsys: Captured) -> None:
     assert "tells of" in capsys.readouterr().err
 
 
+def test_an_export_of_nothing_leaves_no_file(home: Path, capsys: Captured) -> None:
+    with open_market_journal(home / "market.db"):
+        pass
+    assert main(["market", "export", "heard", "--json"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "nothing was heard in that time; no file was written" in err
+    assert list(Path().glob("*heard*")) == []
+
+
 def test_an_export_without_a_journal(home: Path, capsys: Captured) -> None:
-    assert main(["market", "export", "heard"]) == 2
+    assert main(["market", "export", "heard"]) == 1
     assert "no announcements are kept" in capsys.readouterr().err
     assert not Path("heard").exists()
     keep_history(home, hours=1)

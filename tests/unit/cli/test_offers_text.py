@@ -106,7 +106,16 @@ def test_what_others_say_cannot_break_the_table() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, "-"), (0, "0ms"), (0.44, "0.4ms"), (9.96, "10.0ms"), (38.2, "38ms"), (1300, "1.3s"), (90_000, "1min")],
+    [
+        (None, "-"),
+        (0, "0ms"),
+        (0.04, "<0.1ms"),
+        (0.44, "0.4ms"),
+        (9.96, "10.0ms"),
+        (38.2, "38ms"),
+        (1300, "1.3s"),
+        (90_000, "1min"),
+    ],
 )
 def test_short_times(value: float | None, text: str) -> None:
     assert short_ms(value) == text

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from cocoon_p2p.cli.api_client import LocalApi
 from cocoon_p2p.cli.output import NO_BREAK, table
-from cocoon_p2p.cli.peer_names import find_peer
+from cocoon_p2p.cli.peer_names import find_peer, provider_at
 from cocoon_p2p.cli.peers import COLUMNS, _cells, short_address, via, where
 from cocoon_p2p.cli.reach import (
     bootstrap_pairs,
@@ -17,6 +18,7 @@ from cocoon_p2p.cli.reach import (
     reachability_pairs,
     refused_pairs,
 )
+from cocoon_p2p.cli.show import audit_pairs
 from cocoon_p2p.cli.words import best_address, short_peer, short_size, widest_first
 from cocoon_p2p.errors import ConfigError
 from cocoon_p2p.ids import peer_id_from_public_key
@@ -127,7 +129,39 @@ def test_what_stands_for_nobody_or_for_several(text: str, message: str, hint: st
     assert hint in str(caught.value.hint)
 
 
+def test_a_provider_by_the_end_of_its_id() -> None:
+    class Api:
+        asked = 0
+
+        def get(self, address: str, *, model: str) -> dict[str, Any]:
+            assert (address, model) == ("/v1/offers", "m")
+            self.asked += 1
+            return {"offers": [{"peer_id": ONE}, {"peer_id": TWO}, {"peer_id": ONE}]}
+
+    api = Api()
+    stand_in = cast(LocalApi, api)
+    assert provider_at(stand_in, None, "m") is None
+    assert provider_at(stand_in, f" {TWO}", "m") == TWO
+    assert api.asked == 0
+    assert provider_at(stand_in, short_peer(ONE), "m") == ONE
+    with pytest.raises(ConfigError, match="no peer 'qqqqqq'") as caught:
+        provider_at(stand_in, "qqqqqq", "m")
+    assert caught.value.hint == "cocoon-node offers m lists those that offer it; a full id works, too"
+
+
 # --- lines of `status` ---
+
+
+def test_repeated_jobs_are_told_of_where_they_are_configured() -> None:
+    assert audit_pairs({}) == audit_pairs({"audits": None}) == []
+    none, one = {"percent": 5.0, "repeated": 0, "differed": 0}, {"percent": 2.5, "repeated": 12, "differed": 1}
+    assert audit_pairs({"audits": none}) == [("audits", "0 jobs repeated by a second provider; 5 % of ours are")]
+    assert audit_pairs({"audits": one}) == [
+        (
+            "audits",
+            "12 jobs repeated by a second provider, 1 with another answer (cocoon-node evidence list); 2.5 % of ours are",
+        )
+    ]
 
 
 def test_a_wrong_clock_is_said_and_a_right_one_is_not() -> None:

@@ -145,6 +145,35 @@ async def test_unsigned_receipts_count_after_a_restart(autojump_clock: MockClock
         await refused_for_standing(far, JOB)
 
 
+async def test_all_receipts_come_again_a_few_at_a_time(autojump_clock: MockClock, scene: Scene) -> None:
+    """A client whose line broke with many of them under way can sign them all, and lose nothing."""
+    scene.engine.proceed.set()
+    far = await scene.stream()
+    jobs = ids(2 * limits.RECEIPTS_RESENT_MAX + 3)
+    for job_id in jobs:
+        await far.done(job_id)
+    await far.stream.reset()
+    await trio.sleep(limits.RECEIPT_SIGNED_WITHIN_S + 1)
+    far = await scene.stream()
+    for number, job_id in enumerate(jobs):
+        if number == 5:
+            new = await far.take(*[Receipt] * (limits.RECEIPTS_RESENT_MAX - 5))
+            for receipt in new:
+                await far.sign(receipt)
+            break
+        (receipt,) = await far.take(Receipt)
+        assert receipt.job_id == job_id
+        await far.sign(receipt)
+    for job_id in jobs[limits.RECEIPTS_RESENT_MAX :]:
+        (receipt,) = await far.take(Receipt)
+        assert receipt.job_id == job_id
+        await far.cancelled(job_id) if job_id == jobs[-1] else await far.sign(receipt)
+    await wait_all_tasks_blocked()
+    assert scene.store.receipts.unacknowledged(CLIENT.peer_id, 99) == ()
+    await far.done()
+    assert await scene.earned() == PRICE * len(jobs)
+
+
 async def test_cancellations_that_cost_nothing_do_not_hide_those_that_do(
     autojump_clock: MockClock, scene: Scene
 ) -> None:

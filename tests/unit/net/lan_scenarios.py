@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 import time
 from collections import Counter
@@ -13,11 +14,13 @@ from typing import Any
 
 import trio
 from fake_router import FakeRouter, running_router
+from zeroconf import DNSOutgoing, DNSText, Zeroconf
+from zeroconf.const import _CLASS_IN, _FLAGS_AA, _FLAGS_QR_RESPONSE, _TYPE_TXT
 
 from cocoon_p2p.ids import PeerId, peer_id_from_public_key
 from cocoon_p2p.net.addresses import Address, parse_address
 from cocoon_p2p.net.libp2p import Libp2pNetwork, open_libp2p
-from cocoon_p2p.net.reach.mdns import Mdns, encode_txt
+from cocoon_p2p.net.reach.mdns import PUBLIC_SERVICE, Mdns, encode_txt
 from cocoon_p2p.net.reach.upnp import PortMapper
 
 PATIENCE_S = 20.0
@@ -114,6 +117,36 @@ async def mdns_liar() -> dict[str, Any]:
     return {"liar": liar, "dialled": dialled, "counters": dict(counters)}
 
 
+async def mdns_at_once() -> dict[str, Any]:
+    """Somebody announces himself, once, while the node's zeroconf starts: it is in the cache when `start` returns."""
+    lan = parse_address("/ip4/10.0.0.9/tcp/4001")
+    own, other = (peer_id_from_public_key(bytes([number]) * 32) for number in (1, 2))
+    name = "a" * 32 + "." + PUBLIC_SERVICE
+    announcement = DNSOutgoing(_FLAGS_QR_RESPONSE | _FLAGS_AA)
+    announcement.add_answer_at_time(DNSText(name, _TYPE_TXT, _CLASS_IN, 120, encode_txt(other, [lan])), 0)
+    real_start = Zeroconf.start
+
+    def start(zeroconf: Zeroconf) -> None:
+        real_start(zeroconf)
+        while name not in zeroconf.cache.names():
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                sock.sendto(announcement.packets()[0], ("127.0.0.1", 5353))
+            time.sleep(0.01)
+
+    Zeroconf.start = start  # type: ignore[method-assign]
+    met = trio.Event()
+
+    async def connect(peer: PeerId, addresses: Sequence[Address]) -> None:
+        if (peer, list(map(str, addresses))) == (other, [str(lan)]):
+            met.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Mdns(own, lambda: ("/ip4/127.0.0.1/tcp/4001",), connect, Counter()).run)
+        await met.wait()
+        nursery.cancel_scope.cancel()
+    return {"met": True}
+
+
 async def ignore(peer: PeerId, addresses: Sequence[Address]) -> None:
     pass
 
@@ -129,6 +162,7 @@ SCENARIOS: dict[str, Callable[[], Awaitable[Any]]] = {
     "upnp_without_router": upnp_without_router,
     "neighbours": neighbours,
     "mdns_liar": mdns_liar,
+    "mdns_at_once": mdns_at_once,
 }
 
 

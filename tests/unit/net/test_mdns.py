@@ -32,6 +32,12 @@ def test_a_liar_makes_nobody_dial_the_internet_or_without_end() -> None:
     assert found["counters"]["mdns_over_rate"] > 50
 
 
+@pytest.mark.slow
+def test_what_comes_while_it_starts_is_heard() -> None:
+    """Nobody would say it again: our questions tell what we know."""
+    assert run_alone("mdns_at_once") == {"met": True}
+
+
 def test_a_record_comes_back() -> None:
     websocket = parse_address("/ip4/10.1.2.3/tcp/4002/ws")
     raw = encode_txt(PEER, [LAN, websocket])

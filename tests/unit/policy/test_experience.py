@@ -78,3 +78,11 @@ def test_late() -> None:
     assert not is_late(known, 1, 2999.0)
     assert is_late(known, 1, 3001.0)
     assert not is_late(known, 30, 13_000.0), "more items take longer"
+
+
+def test_two_who_turned_us_away_are_one_failure_and_both_count_as_tries() -> None:
+    twice, failed = jobs(Outcome.TURNED_AWAY, Outcome.TURNED_AWAY), jobs(Outcome.FAILED)
+    assert reliability(twice, NOW) == reliability(failed, NOW) < reliability(jobs(Outcome.TURNED_AWAY), NOW) < 0.5
+    assert (twice.tries, failed.tries) == (2, 1)
+    busy_once = jobs(*[Outcome.DONE] * 5, Outcome.TURNED_AWAY)
+    assert reliability(busy_once, NOW) > 0.7, "an honest one that filled up a moment ago stays a good one"

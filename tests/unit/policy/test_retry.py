@@ -11,7 +11,7 @@ from cocoon_p2p.errors import (
     SettlementError,
     TransportError,
 )
-from cocoon_p2p.limits import JOB_ATTEMPTS_MAX
+from cocoon_p2p.limits import JOB_ATTEMPTS_MAX, QUESTION_ROUNDS_MAX
 from cocoon_p2p.policy.retry import AttemptFacts, counter_offer, is_retryable, may_retry
 
 
@@ -23,6 +23,9 @@ from cocoon_p2p.policy.retry import AttemptFacts, counter_offer, is_retryable, m
         (AttemptFacts(JOB_ATTEMPTS_MAX, True), False),
         (AttemptFacts(1, False), False),
         (AttemptFacts(1, True, in_time=False), False),
+        (AttemptFacts(0, True, questions=JOB_ATTEMPTS_MAX), True),
+        (AttemptFacts(0, True, questions=QUESTION_ROUNDS_MAX - 1), True),
+        (AttemptFacts(0, True, questions=QUESTION_ROUNDS_MAX), False),
     ],
 )
 def test_whether_to_go_on(facts: AttemptFacts, retry: bool) -> None:

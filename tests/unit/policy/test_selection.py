@@ -246,3 +246,27 @@ def test_a_preference_of_ones_own_and_no_limit_is_passed() -> None:
 def test_scores_are_finite_for_the_worst(name: str) -> None:
     worst = replace(priced(2**62, 0), reliability=0.0, latency_ms=None, queue_ms=2**32, in_flight=64)
     assert 0 <= PREFERENCES[name].score(WANTED, worst) < float("inf")
+
+
+def test_while_nobody_is_known_one_of_those_asked_is_drawn_by_lot() -> None:
+    cheap = [replace(priced(1, candidate=each), subnet=f"c{n}") for n, each in enumerate(peers(16, "cheap"))]
+    dear = [replace(priced(1000, candidate=each), subnet=f"d{n}") for n, each in enumerate(peers(4, "dear"))]
+    rng = random.Random(1)
+    rounds = [select(WANTED, [*cheap, *dear], count=3, rng=rng).chosen for _ in range(300)]
+    assert all(len(chosen) == len({each.peer_id for each in chosen}) == 3 for chosen in rounds)
+    by_lot = sum(chosen[2] in dear for chosen in rounds)
+    assert 30 < by_lot < 100, "four of the eighteen that are left"
+    assert sum(chosen[0] in dear for chosen in rounds) < 5
+    good = [replace(each, tries=9, reliability=0.9) for each in dear]
+    later = [select(WANTED, [*cheap, *good], count=3, rng=rng) for _ in range(300)]
+    asked = [each for selection in later if not selection.trial for each in selection.chosen]
+    assert asked
+    assert all(each in good for each in asked), "who knows good ones needs no lot"
+
+
+def test_the_lot_falls_outside_the_subnets_that_are_asked_already() -> None:
+    rack = [replace(each, subnet="198.51.100.0/24") for each in peers(15, "rack")]
+    alone = replace(priced(1000), peer_id=PeerId("alone"), subnet="203.0.113.0/24")
+    rng = random.Random(2)
+    for _ in range(100):
+        assert alone in select(WANTED, [*rack, alone], count=3, rng=rng).chosen
