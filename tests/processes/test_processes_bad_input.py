@@ -79,7 +79,7 @@ def test_wrong_inputs_say_what_the_model_wants(
         ([], r"a model needs an input"),
         (["--text", "a", "--tier", "secret"], r"invalid choice: 'secret'"),
         (["--text", "a", "--max-price", "cheap"], r"'cheap' is no amount of nanogram"),
-        (["--text", "a", "--provider", "me"], r"--provider.*'me'"),
+        (["--text", "a", "--provider", "me"], r"no peer 'me'"),
         (["--text", "a", "--timeout", "0"], r"'0' is no number of seconds"),
         (["--text", "a", "--output", "/dev/null"], r"--output /dev/null is a file"),
         (["--text", "a", "--outptu", "x"], r"unrecognized arguments: --outptu.*did you mean --output\?"),

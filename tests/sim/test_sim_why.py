@@ -125,7 +125,7 @@ async def test_what_is_remembered_is_bounded_and_found_by_its_beginning(
     async with Simulation(tmp_path, seed=1) as sim:
         client = await start_all(sim, echo_model, 1, execute_s=0.01)
         keeper = client.node._parts.buyer._considerations
-        keeper._kept_max = 10
+        keeper._kept_max = 20
         ids = [(await run(client)).job_id for _ in range(25)]
         assert client.node.why(ids[-1])["job_id"] == ids[-1]
         keeper.write(all_of_them=True)
@@ -133,6 +133,6 @@ async def test_what_is_remembered_is_bounded_and_found_by_its_beginning(
             with pytest.raises(ConfigError):
                 client.node.why(bad)
         with pytest.raises(ConfigError, match="several jobs begin with"):
-            digits = [job_id[0] for job_id in ids[-10:]]
+            digits = [job_id[0] for job_id in ids[-20:]]  # there are only sixteen
             client.node.why(max(digits, key=digits.count))
         assert len(json.dumps(client.node.why(ids[-1])).encode()) < CONSIDERATION_BYTES_MAX

@@ -61,7 +61,6 @@ class Progress:
     at_risk: int = 0
     last_error: CocoonError | None = None
 
-
     def note_busy(self, peer: PeerId, error: CocoonError, now: float) -> None:
         """Where it is full: it may have room again before the job's time is over."""
         if isinstance(error, PeerRefused) and error.reason is RefusalReason.BUSY:
