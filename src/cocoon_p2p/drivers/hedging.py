@@ -51,7 +51,16 @@ class Race:
 async def race(first: Attempt, carry: Carry, backups: Backups, *, at_most: int) -> Race:
     """Carry the first leg through, and start others, at most so many at the same time, when those that run are late or one of
     them fails. Over when one output is whole, or no leg is left; every leg is over at the end."""
-    return await _Racing(carry, backups, at_most).run(first)
+    return await (_alone(first, carry, backups) if at_most == 1 else _Racing(carry, backups, at_most).run(first))
+
+
+async def _alone(leg: Attempt, carry: Carry, backups: Backups) -> Race:
+    """Without a task of its own: most jobs are not hedged."""
+    try:
+        return Race(leg, await carry(leg))
+    except CocoonError as error:
+        backups.failed(leg, error, alone=True)
+        return Race()
 
 
 class _Racing:
