@@ -275,3 +275,30 @@ async def test_a_price_that_rose_is_paid_within_the_limit_and_refused_above_it(
         assert entry["signed"]["body"]
         monkeypatch.undo()
         assert await settled(sim) == (2040, 2040)
+
+
+def refusing_input(payload: Payload) -> Payload:
+    raise ExecutionError("x must be something else", code="INPUT")
+
+
+async def test_one_that_blames_the_input_is_doubted_and_two_are_believed(
+    tmp_path: Path, echo_model: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with Simulation(tmp_path, seed=1) as sim:
+        client = await start_all(sim, echo_model, 1, execute_s=0.01)
+        sim.nodes["one"].engine.behaviour = refusing_input
+        with pytest.raises(ExecutionError, match="something else"):
+            await run(client)
+        await sim.start("two", model=echo_model, behaviour=doubled)
+        await trio.sleep(60)
+        for _ in range(20):
+            assert np.array_equal(result_of(await run(client)), 2 * X)
+        experience = client.node._parts.experience
+        liar, honest = (sim.nodes[name].node.peer_id for name in ("one", "two"))
+        assert experience.reliability(liar) < 0.5 < experience.reliability(honest)
+        sim.nodes["two"].engine.behaviour = refusing_input
+        done = sim.nodes["one"].engine.jobs_done + sim.nodes["two"].engine.jobs_done
+        with pytest.raises(ExecutionError, match="something else"):
+            await run(client)
+        assert sim.nodes["one"].engine.jobs_done + sim.nodes["two"].engine.jobs_done == done
+        assert (await settled(sim))[0] == 20 * 1020

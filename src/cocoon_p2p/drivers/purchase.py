@@ -210,6 +210,8 @@ class Buyer:
             else:
                 bought = await self._carry_through(progress, attempt, _Backups(self, progress, model, items, choice))
                 if bought is not None:
+                    for liar in _blaming_input(progress):
+                        self.experience.note(liar, model.model_id, Outcome.FAILED)
                     self._resolver.used(progress.order.model, model.model_id)
                     self._market.worked(bought.provider)
                     return bought
@@ -259,7 +261,7 @@ class Buyer:
         """After `progress.last_error`, if there was one."""
         error = progress.last_error
         in_time = self._ports.clock.now() < progress.deadline
-        retryable = error is None or is_retryable(error)
+        retryable = error is None or is_retryable(error) or len(_blaming_input(progress)) == 1
         return may_retry(AttemptFacts(progress.rounds, retryable, in_time, progress.questions))
 
     # --- the job itself ---
@@ -371,6 +373,12 @@ class Buyer:
         self.experience.note(peer, quote.model_id, Outcome.FAILED if again else Outcome.TURNED_AWAY)
         if not again:
             progress.unpaid.add(peer)
+
+
+def _blaming_input(progress: Progress) -> set[PeerId]:
+    """Who says that the input is wrong, which we have checked against the manifest ourselves. One may be lying, or have
+    another runtime; two are believed."""
+    return {PeerId(each["provider"]) for each in progress.failures if each["code"] in ("INPUT", "ITEMS")}
 
 
 class _Backups:
