@@ -208,7 +208,7 @@ def _choose(
     taken = Counter(candidate.subnet for candidate in beside if candidate.subnet)
     while pool and len(chosen) < count:
         elsewhere = [candidate for candidate in pool if taken[candidate.subnet] < SUBNET_ASKED_MAX]
-        best = _best(wanted, _drawn(elsewhere or pool, rng), prefer)
+        best = _best(wanted, _drawn(elsewhere or pool, rng), prefer, rng)
         chosen.append(best)
         pool.remove(best)
         if best.subnet:
@@ -223,8 +223,8 @@ def _by_lot(pool: Sequence[Candidate], beside: Sequence[Candidate], rng: Random)
     return [elsewhere[index] for index in rng.sample(range(len(elsewhere)), 1)]
 
 
-def _best(wanted: Wanted, drawn: Sequence[Candidate], prefer: Preference) -> Candidate:
-    """The best, or the first drawn of those that cost no more and whose score differs from the best's by noise alone (what
+def _best(wanted: Wanted, drawn: Sequence[Candidate], prefer: Preference, rng: Random) -> Candidate:
+    """The best, or by chance one of those that cost no more and whose score differs from the best's by noise alone (what
     the preference calls `near_enough`): equal providers should get equal work."""
     scored = [(prefer.score(wanted, candidate), candidate) for candidate in drawn]
     least, best = min(scored, key=lambda each: each[0])
@@ -232,7 +232,8 @@ def _best(wanted: Wanted, drawn: Sequence[Candidate], prefer: Preference) -> Can
     if near == 1.0:
         return best
     price = best.price(wanted)
-    return next(each for value, each in scored if value <= near * least and each.price(wanted) <= price)
+    equal = [each for value, each in scored if value <= near * least and each.price(wanted) <= price]
+    return equal[rng.sample(range(len(equal)), 1)[0]]
 
 
 def _drawn(pool: Sequence[Candidate], rng: Random) -> list[Candidate]:

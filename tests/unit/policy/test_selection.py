@@ -188,6 +188,14 @@ def test_newcomers_fill_up_what_must_be_filled() -> None:
 # --- subnets ---
 
 
+def test_a_subnet_full_of_equals_gets_no_more_than_its_part_of_the_draw() -> None:
+    crowd = [replace(priced(100, 10, c), subnet="198.51.100.0/24") for c in peers(200, "crowd", **KNOWN)]
+    honest = [replace(priced(100, 10, c), subnet=f"203.0.{n}.0/24") for n, c in enumerate(peers(6, "honest", **KNOWN))]
+    rng = random.Random(5)
+    chosen = Counter(select(WANTED, [*crowd, *honest], count=1, rng=rng).chosen[0].peer_id[:5] for _ in range(1000))
+    assert 0.3 < chosen["crowd"] / 1000 < 0.5, "two of the five that are drawn"
+
+
 def test_one_subnet_is_never_all_of_the_choice() -> None:
     crowd = [replace(c, subnet="198.51.100.0/24") for c in peers(100, "crowd", reliability=1.0)]
     honest = [replace(c, subnet=f"203.0.{n}.0/24") for n, c in enumerate(peers(4, "honest"))]

@@ -87,8 +87,8 @@ class Scene:
         assert verify_signature(PROVIDER.peer_id, REFUSAL_DOMAIN, refusal.body, refusal.signature)
         return decode_refusal_body(refusal.body)
 
-    def sealed(self, terms: QuoteBody) -> tuple[bytes, bytes]:
-        """(header, box) for these terms; the input is kept as ciphertext."""
+    def sealed(self, terms: QuoteBody, *, commitment: bytes | None = None) -> tuple[bytes, bytes]:
+        """(header, box) for these terms; the input is kept as ciphertext. `commitment`: to other secrets than the box has."""
         is_open = terms.tier is Tier.OPEN
         secrets = RequestSecrets.draw()
         key, _ = self.desk.seal_keys.current()
@@ -102,7 +102,7 @@ class Scene:
             expires_at_ms=self.unix_ms + 60_000,
             payload_bytes=terms.input_bytes,
             items=terms.items,
-            commitment=NO_COMMITMENT if is_open else secrets.commitment,
+            commitment=commitment or (NO_COMMITMENT if is_open else secrets.commitment),
         ).encode()
         request = plain_request(self.header) if is_open else seal_request(key.public_key, self.header, secrets)
         self.ciphertext = bytes(request.sealer.seal(PAYLOAD, True))

@@ -24,6 +24,7 @@ from cocoon_p2p.wire.job import (
     OutputHead,
     Quote,
     Receipt,
+    Submit,
     decode_quote_body,
     decode_receipt_body,
     quote_hash,
@@ -188,6 +189,20 @@ def test_terms_that_are_garbage_end_the_stream() -> None:
     with pytest.raises(RemoteProtocolError) as caught:
         scene.hear(dataclasses.replace(scene.submission(terms_of()), terms=b"\x93\x01\x02\x03"))
     assert caught.value.code == "MALFORMED"
+
+
+@pytest.mark.parametrize("tier", [Tier.SEALED, Tier.OPEN])
+def test_a_header_that_commits_to_other_secrets_ends_the_job(tier: Tier) -> None:
+    """Whoever could do that could show another input than he sent, and accuse the provider with it."""
+    scene = Scene()
+    terms = terms_of(tier=tier)
+    header, box = scene.sealed(terms, commitment=bytes(31) + b"\1")
+    scene.hear(Submit(terms.job_id, terms.encode(), 60_000, b"payment", header, box))
+    scene.pay()
+    assert scene.of(fx.Penalise) == [fx.Penalise(Fault.BAD_ENVELOPE)]
+    (failure,) = scene.sent(Failure)
+    assert failure.code is FailureCode.ENVELOPE
+    assert scene.of(fx.BeginInput) == []
 
 
 def test_a_header_of_other_terms_ends_the_job() -> None:
