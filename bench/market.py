@@ -76,7 +76,7 @@ def _figures(plan: TownPlan, seen: Seen, copies: float) -> list[Figure]:
         ("offers of the dead, of all in books", "%", 100 * len(seen.ghost_s) / max(len(seen.offer_age_s), 1), None),
         ("longest that one stayed", "s", max(seen.ghost_s, default=0.0), Aim("<=", 60)),
         ("announcements by gossip, received", "bytes/s a node", gossip, None),
-        ("bytes on the wire for each of them (24 real nodes)", "", copies, None),
+        ("bytes on the wire for each of them (60 real nodes)", "", copies, None),
         ("announcements asked for", "bytes/s a node", capacity, None),
         ("records in the DHT", "bytes/s a node", dht, None),
         ("announcements in all", "bytes/s a node", copies * gossip + capacity + dht, Aim("<=", 1000)),

@@ -15,7 +15,7 @@ import trio
 
 from cocoon_p2p.cli import demo_screen as screen
 from cocoon_p2p.cli.demo_folder import demo_folder, model_cache
-from cocoon_p2p.cli.demo_handover import Handover, run_and_kill, texts_for
+from cocoon_p2p.cli.demo_handover import KILL_AT, Handover, run_and_kill, texts_for
 from cocoon_p2p.cli.demo_network import (
     Child,
     ChildFailed,
@@ -326,10 +326,11 @@ async def _hand_over(
 
     demo.progress.begin("a provider is killed in the middle of a job")
     paragraphs = demo.source.paragraphs
-    batches = demo.jobs[1 : 1 + -(-len(paragraphs) // BATCH_PARAGRAPHS)]
-    texts = texts_for(paragraphs, sum(job["timeline_ms"]["execute"] for job in batches) / len(paragraphs))
+    quickest_ms = min(job["timeline_ms"]["execute"] / max(job["receipt"]["items"], 1) for job in demo.jobs)
+    texts = texts_for(paragraphs, quickest_ms)
     payload = Payload((string_tensor(TEXT_INPUT, texts),), (OUTPUT,))
-    run = await run_and_kill(children, client, names, {"model": MODEL}, payload)
+    kill_after_ms = KILL_AT * quickest_ms * len(texts)
+    run = await run_and_kill(children, client, names, payload, model=MODEL, kill_after_ms=kill_after_ms)
     demo.progress.done("another provider has finished the job")
     expected = vectors[[number % len(paragraphs) for number in range(len(texts))]]
     timeline = run.result["timeline_ms"]

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 JOB_MS = 1500.0
 """How long the job should take, so that there is a middle in which to kill its provider."""
-KILL_AT = 0.3
-"""After this share of it."""
+KILL_AT = 0.15
+"""After this share of it: a provider that is not busy with anything else any more may be several times as quick."""
 TEXTS_MAX = 512
 """Half of what a provider takes in one job by default."""
 SEEN_TIMEOUT_S = 20.0
@@ -70,9 +70,16 @@ class KilledRun:
 
 
 async def run_and_kill(
-    children: Children, client: RunningNode, names: Mapping[str, str], head: dict[str, Any], payload: Payload
+    children: Children,
+    client: RunningNode,
+    names: Mapping[str, str],
+    payload: Payload,
+    *,
+    model: str,
+    kill_after_ms: float,
 ) -> KilledRun:
     """Give the client a job, look who got it, and kill that process as `kill -9` does. Raises CocoonError."""
+    head = {"model": model}
     with await in_thread(client.api) as api, await in_thread(client.api) as watching:
         known = {job["job_id"] for job in (await in_thread(partial(watching.get, "/v1/jobs", limit=1000)))["jobs"]}
         started = time.perf_counter()
@@ -85,7 +92,7 @@ async def run_and_kill(
         async with open_plain_nursery() as nursery:
             nursery.start_soon(run)
             provider = await _provider_of_new_job(watching, known)
-            await trio.sleep(JOB_MS * KILL_AT / 1000)  # into the middle of the work
+            await trio.sleep(kill_after_ms / 1000)  # into the middle of the work
             children.kill(names[provider])
             killed_at = time.perf_counter()
         result, output, ended = answers[0]
