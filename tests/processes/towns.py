@@ -179,7 +179,12 @@ class NodeProcess:
             payload = Payload((string_tensor(TEXT_INPUT, list(text)),))
         else:
             payload = to_payload(dict(inputs or {}))
-        result, outputs = self.api.run({"model": model, **options}, payload)
+        own = connect(Home(self.home).api_socket())  # closed where it is used: others may end the node meanwhile
+        if own is None:
+            result, outputs = self.api.run({"model": model, **options}, payload)
+        else:
+            with own:
+                result, outputs = own.run({"model": model, **options}, payload)
         return result, to_arrays(outputs)
 
     def model(self, name: str) -> dict[str, Any]:
