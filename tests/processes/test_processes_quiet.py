@@ -111,8 +111,6 @@ def test_an_idle_node_among_four_peers_is_still(
         for name in ("one", "two", "three"):
             client.run("matmul", {"x": x}, provider=town.nodes[name].peer_id)  # connects it to each
         assert client.status()["peers"] == 4
-        for node in town.nodes.values():
-            node.close_api()
         pids = set(town.processes())
         assert len(pids) >= 5 + 3 * 2, "five nodes; three fork servers with a worker each"
         before, started = {pid: cpu_s({pid}) for pid in pids}, time.monotonic()

@@ -179,12 +179,7 @@ class NodeProcess:
             payload = Payload((string_tensor(TEXT_INPUT, list(text)),))
         else:
             payload = to_payload(dict(inputs or {}))
-        own = connect(Home(self.home).api_socket())  # closed where it is used: others may end the node meanwhile
-        if own is None:
-            result, outputs = self.api.run({"model": model, **options}, payload)
-        else:
-            with own:
-                result, outputs = own.run({"model": model, **options}, payload)
+        result, outputs = self.api.run({"model": model, **options}, payload)
         return result, to_arrays(outputs)
 
     def model(self, name: str) -> dict[str, Any]:
@@ -217,15 +212,7 @@ class NodeProcess:
 
     def wait(self, within: float = PATIENCE_S) -> int:
         """Its exit status."""
-        try:
-            return self.process.wait(within)
-        finally:
-            self.close_api()
-
-    def close_api(self) -> None:
-        if self._api is not None:
-            self._api.__exit__()
-            self._api = None
+        return self.process.wait(within)
 
     def end(self) -> None:
         """However it stands, it is gone afterwards, with its outputs read."""

@@ -1,11 +1,18 @@
-"""The other end of the local API: httpx over the Unix socket of the running node."""
+"""The other end of the local API: HTTP over the Unix socket of the running node.
+
+The standard library's client, with a connection for each call: any thread may call, nothing stays open between calls, and
+a command starts without importing an HTTP library."""
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from http.client import HTTPConnection, HTTPException, HTTPResponse, IncompleteRead
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from cocoon_p2p.errors import CocoonError, ConfigError, TransportError
 from cocoon_p2p.gateway.errors_json import error_from_json
@@ -16,6 +23,8 @@ from cocoon_p2p.tensors import Payload, PayloadError
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 60.0
 """A cold lookup of offers takes a few seconds; adding a model of some GB hashes it first."""
+PIECE_BYTES = 1024 * 1024
+"""Of an answer, read at once."""
 
 
 def connect(path: Path) -> LocalApi | None:
@@ -35,27 +44,15 @@ def connect(path: Path) -> LocalApi | None:
 
 
 class LocalApi:
-    """Calls of a running node. A context manager. Every method raises CocoonError: the node's, or TransportError."""
+    """Calls of a running node, from any thread. Every method raises CocoonError: the node's, or TransportError."""
 
     def __init__(self, path: Path) -> None:
-        import httpx
-
-        self._httpx = httpx
-        timeout = httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
-        self._client = httpx.Client(
-            transport=httpx.HTTPTransport(uds=str(path)), base_url="http://node", timeout=timeout, trust_env=False
-        )
-
-    def __enter__(self) -> LocalApi:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._client.close()
+        self._path = path
 
     def get(self, address: str, **parameters: Any) -> dict[str, Any]:
         """The JSON object at an address, such as "/v1/status"; parameters that are None are left out."""
         given = {name: value for name, value in parameters.items() if value is not None}
-        return decode_json(bytes(self._call("GET", address, params=given)))
+        return decode_json(bytes(self._call("GET", f"{address}?{urlencode(given)}" if given else address)))
 
     def get_bytes(self, address: str) -> bytes:
         """What stands at an address that answers with a file."""
@@ -65,8 +62,7 @@ class LocalApi:
         self, address: str, value: Mapping[str, Any], *, timeout_s: float | None = READ_TIMEOUT_S
     ) -> dict[str, Any]:
         """`timeout_s` without a word from the node; None: as long as it takes."""
-        timeout = self._httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S)
-        return decode_json(bytes(self._call("POST", address, json=value, timeout=timeout)))
+        return decode_json(bytes(self._post_json(address, value, timeout_s)))
 
     def run(self, head: Mapping[str, Any], payload: Payload) -> tuple[dict[str, Any], Payload]:
         """One job: its result and its outputs, whose data are views into the answer. The node bounds the time."""
@@ -80,35 +76,68 @@ class LocalApi:
         answer = self._call(
             "POST",
             "/v1/run",
-            content=_bytes_of(pieces),
+            body=_bytes_of(pieces),
             headers={"content-length": str(size), "content-type": "application/octet-stream"},
-            timeout=self._httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
+            timeout_s=None,
         )
         return decode_frame(answer)
 
     def canary(self, model: str, seed: int) -> tuple[dict[str, Any], Payload]:
         """What the node's own engine answers to a made-up input (`Node.own_answer`)."""
-        return decode_frame(self._call("POST", "/v1/canary", json={"model": model, "seed": seed}))
+        return decode_frame(self._post_json("/v1/canary", {"model": model, "seed": seed}, READ_TIMEOUT_S))
 
-    def _call(self, method: str, address: str, **arguments: Any) -> bytearray:
+    def _post_json(self, address: str, value: Mapping[str, Any], timeout_s: float | None) -> bytearray:
+        body = json.dumps(value).encode()
+        headers = {"content-length": str(len(body)), "content-type": "application/json"}
+        return self._call("POST", address, body=iter([body]), headers=headers, timeout_s=timeout_s)
+
+    def _call(
+        self,
+        method: str,
+        address: str,
+        *,
+        body: Iterator[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float | None = READ_TIMEOUT_S,
+    ) -> bytearray:
+        connection = _UnixConnection(self._path, timeout_s)
         try:
-            with self._client.stream(method, address, **arguments) as response:
-                body = self._read(response)
-        except self._httpx.HTTPError as error:
+            with suppress(BrokenPipeError, ConnectionResetError):  # it may refuse before it read all, and says why
+                connection.request(method, address, body=body, headers=dict(headers or {}))
+            response = connection.getresponse()
+            answer = _read(response)
+        except (OSError, HTTPException) as error:
             raise TransportError(
                 f"the node stopped answering: {error or type(error).__name__}", outcome_known=False, code="NODE_GONE"
             ) from error
-        if response.status_code >= 400:
-            raise _error(response.status_code, body)
-        return body
+        finally:
+            connection.close()
+        if response.status >= 400:
+            raise _error(response.status, answer)
+        return answer
 
-    def _read(self, response: Any) -> bytearray:
-        body = bytearray()
-        for piece in response.iter_raw():
-            body += piece
-            if len(body) > API_BODY_BYTES_MAX:
-                raise TransportError("the node's answer is too long", outcome_known=True)
-        return body
+
+class _UnixConnection(HTTPConnection):
+    def __init__(self, path: Path, timeout_s: float | None) -> None:
+        super().__init__("node")
+        self._path, self._timeout_s = path, timeout_s
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)  # `close` closes it, also when nobody listens
+        self.sock.settimeout(CONNECT_TIMEOUT_S)
+        self.sock.connect(str(self._path))
+        self.sock.settimeout(self._timeout_s)
+
+
+def _read(response: HTTPResponse) -> bytearray:
+    body = bytearray()
+    while piece := response.read1(PIECE_BYTES):
+        body += piece
+        if len(body) > API_BODY_BYTES_MAX:
+            raise TransportError("the node's answer is too long", outcome_known=True)
+    if response.length:
+        raise IncompleteRead(b"", response.length)
+    return body
 
 
 def _bytes_of(pieces: list[bytes | memoryview]) -> Iterator[bytes]:

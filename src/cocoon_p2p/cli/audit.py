@@ -44,11 +44,10 @@ def _audited(
 ) -> list[dict[str, Any]]:
     """What the running node says, or one that lives as long as this."""
     if api is not None:
-        with api:
-            if options.provider:
-                wanted["providers"] = [provider_at(api, each, options.model) for each in options.provider]
-            rows: list[dict[str, Any]] = api.post("/v1/audit", wanted, timeout_s=None)["audited"]
-            return rows
+        if options.provider:
+            wanted["providers"] = [provider_at(api, each, options.model) for each in options.provider]
+        rows: list[dict[str, Any]] = api.post("/v1/audit", wanted, timeout_s=None)["audited"]
+        return rows
     from cocoon_p2p.cli.guest import audit_as_guest
 
     return audit_as_guest(home, config, options.bootstrap, wanted, options.provider)

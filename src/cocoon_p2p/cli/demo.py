@@ -167,25 +167,25 @@ async def _show(demo: Demo, children: Children, folder: Path) -> None:
     client = await children.start_node(client_plan(), folder / "client", bootstrap.addresses[:1])
     progress.done("the client is ready")
     names = {node.peer_id: node.name for node in (bootstrap, *providers)}
-    with await in_thread(client.api) as api:
-        progress.begin("the first job: finding providers")
-        await _run(demo, api, [demo.question])
-        progress.done("the first job is done")
-        offers, peers = await _look_around(demo, api, model_id, len(providers))
-        if not demo.json:
-            progress.clear()
-            screen.show_nodes(names, peers, offers)
-        vectors = await _embed(demo, api)
-        job, answer = await _ask(demo, api)
-        passages = nearest(vectors, answer, demo.source.paragraphs, PASSAGES)
-        folder_of_model = model_folder(providers[0].home, model_id)
-        against = await _compare(demo, workshop, folder_of_model, job, _offer_of(job, offers))
-        join = f"cocoon-node up --bootstrap {best_address(list(bootstrap.addresses))}"
-        if not demo.json:
-            demo.progress.clear()
-            screen.show_passages(demo.question, demo.source.name, len(demo.source.paragraphs), passages)
-            screen.show_job(demo.jobs[0], job, names.get(job["provider"], "a provider"), against)
-            screen.show_price(job, _offer_of(job, offers), len(demo.jobs), demo.spent, signed=both_signed(job))
+    api = await in_thread(client.api)
+    progress.begin("the first job: finding providers")
+    await _run(demo, api, [demo.question])
+    progress.done("the first job is done")
+    offers, peers = await _look_around(demo, api, model_id, len(providers))
+    if not demo.json:
+        progress.clear()
+        screen.show_nodes(names, peers, offers)
+    vectors = await _embed(demo, api)
+    job, answer = await _ask(demo, api)
+    passages = nearest(vectors, answer, demo.source.paragraphs, PASSAGES)
+    folder_of_model = model_folder(providers[0].home, model_id)
+    against = await _compare(demo, workshop, folder_of_model, job, _offer_of(job, offers))
+    join = f"cocoon-node up --bootstrap {best_address(list(bootstrap.addresses))}"
+    if not demo.json:
+        demo.progress.clear()
+        screen.show_passages(demo.question, demo.source.name, len(demo.source.paragraphs), passages)
+        screen.show_job(demo.jobs[0], job, names.get(job["provider"], "a provider"), against)
+        screen.show_price(job, _offer_of(job, offers), len(demo.jobs), demo.spent, signed=both_signed(job))
     handover = await _hand_over(demo, children, client, names, vectors)
     progress.finish()
     if demo.json:

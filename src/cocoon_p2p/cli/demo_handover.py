@@ -80,23 +80,23 @@ async def run_and_kill(
 ) -> KilledRun:
     """Give the client a job, look who got it, and kill that process as `kill -9` does. Raises CocoonError."""
     head = {"model": model}
-    with await in_thread(client.api) as api, await in_thread(client.api) as watching:
-        known = {job["job_id"] for job in (await in_thread(partial(watching.get, "/v1/jobs", limit=1000)))["jobs"]}
-        started = time.perf_counter()
-        answers: list[tuple[dict[str, Any], Payload, float]] = []
+    api = await in_thread(client.api)
+    known = {job["job_id"] for job in (await in_thread(partial(api.get, "/v1/jobs", limit=1000)))["jobs"]}
+    started = time.perf_counter()
+    answers: list[tuple[dict[str, Any], Payload, float]] = []
 
-        async def run() -> None:
-            result, output = await in_thread(partial(api.run, head, payload))
-            answers.append((result, output, time.perf_counter()))
+    async def run() -> None:
+        result, output = await in_thread(partial(api.run, head, payload))
+        answers.append((result, output, time.perf_counter()))
 
-        async with open_plain_nursery() as nursery:
-            nursery.start_soon(run)
-            provider = await _provider_of_new_job(watching, known)
-            await trio.sleep(kill_after_ms / 1000)  # into the middle of the work
-            children.kill(names[provider])
-            killed_at = time.perf_counter()
-        result, output, ended = answers[0]
-        receipts = (await in_thread(partial(watching.get, "/v1/receipts", limit=1000)))["receipts"]
+    async with open_plain_nursery() as nursery:
+        nursery.start_soon(run)
+        provider = await _provider_of_new_job(api, known)
+        await trio.sleep(kill_after_ms / 1000)  # into the middle of the work
+        children.kill(names[provider])
+        killed_at = time.perf_counter()
+    result, output, ended = answers[0]
+    receipts = (await in_thread(partial(api.get, "/v1/receipts", limit=1000)))["receipts"]
     return KilledRun(
         result=result,
         output=output,

@@ -29,8 +29,8 @@ STYLES = {"pass": "green", "warn": "yellow", "fail": "red", "skip": "dim"}
 def run(options: argparse.Namespace) -> int:
     """0: nothing failed; 1: something did; 2: no node runs here."""
     home, _ = load_place(options)
-    with running_node(home) as api:
-        checks = trio.run(_until_interrupted, partial(_examine, options, home, api))
+    api = running_node(home)
+    checks = trio.run(_until_interrupted, partial(_examine, options, home, api))
     if checks is None:
         print_note("stopped")
         return INTERRUPTED

@@ -70,8 +70,7 @@ def run_list(options: argparse.Namespace) -> int:
     home = find_home(options)
     api = connect(home.api_socket())
     if api is not None:
-        with api:
-            rows = api.get("/v1/evidence")["evidence"]
+        rows = api.get("/v1/evidence")["evidence"]
     else:
         files = EvidenceFolder(home.path / EVIDENCE_FOLDER).files()
         rows = [evidence_row(read_evidence(path), path) for path in files]

@@ -90,8 +90,7 @@ def run_wallet(options: argparse.Namespace) -> int:
 def _rows(home: Home, what: str, limit: int) -> list[dict[str, Any]]:
     api = connect(home.api_socket())
     if api is not None:
-        with api:
-            rows: list[dict[str, Any]] = api.get(f"/v1/{what}", limit=limit).get(what, [])
+        rows: list[dict[str, Any]] = api.get(f"/v1/{what}", limit=limit).get(what, [])
         return rows
     from cocoon_p2p.rows import job_row, receipt_row
     from cocoon_p2p.store import open_store
@@ -105,8 +104,7 @@ def _rows(home: Home, what: str, limit: int) -> list[dict[str, Any]]:
 def _wallet(home: Home) -> dict[str, Any]:
     api = connect(home.api_socket())
     if api is not None:
-        with api:
-            return api.get("/v1/wallet")
+        return api.get("/v1/wallet")
     from cocoon_p2p.rows import wallet_row
     from cocoon_p2p.settlement.local import read_local_settlement
 

@@ -14,9 +14,9 @@ from cocoon_p2p.cli.words import short_until, width_of
 
 def run_invite(options: argparse.Namespace) -> int:
     """The invite on stdout; what should be known about it on stderr."""
-    with running_node(find_home(options)) as api:
-        invite = api.get("/v1/invite", hours=options.hours, with_network_key=1 if options.with_network_key else None)
-        reachability = api.get("/v1/status").get("reachability") or {}
+    api = running_node(find_home(options))
+    invite = api.get("/v1/invite", hours=options.hours, with_network_key=1 if options.with_network_key else None)
+    reachability = api.get("/v1/status").get("reachability") or {}
     if options.json:
         print_json(invite)
         return 0

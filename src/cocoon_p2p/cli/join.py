@@ -27,8 +27,7 @@ def run(options: argparse.Namespace) -> int:
     if api is None or not text or options.later:
         _join_later(options, home, file, text, runs=api is not None)
         return 0
-    with api:
-        row = _join_now(api, home, text)
+    row = _join_now(api, home, text)
     if file is not None:
         invitation = read_invite(text, now_ms=_now_ms())
         add_bootstrap(file, invitation.entries, private=bool(invitation.fingerprint))

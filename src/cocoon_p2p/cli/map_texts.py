@@ -56,8 +56,7 @@ def run(options: argparse.Namespace) -> int:
         rest = _Rest(left, out, first)
         if api is not None:
             timeout_s = config.client.timeout_s if options.timeout is None else options.timeout
-            with api:  # each thread has a connection of its own
-                options.provider = provider_at(api, options.provider, options.model)
+            options.provider = provider_at(api, options.provider, options.model)
             failed, price = trio.run(_through_node, home.api_socket(), options, rest, timeout_s)
         else:
             failed, price = _as_guest(home, config, options, rest)
@@ -158,7 +157,6 @@ class _ApiRunner:
         self._head = head
         self._timeout_s = timeout_s
         self._threads = trio.CapacityLimiter(in_flight)
-        self._idle: list[LocalApi] = []
 
     async def run_one(self, index: int, text: str) -> MapItem:
         from cocoon_p2p.execution.arrays import to_arrays
@@ -181,11 +179,7 @@ class _ApiRunner:
                 return MapItem(index, to_arrays(outputs), provider=result.get("provider"), price=price)
 
     def _call(self, payload: Payload, left_s: float) -> tuple[dict[str, Any], Payload]:
-        api = self._idle.pop() if self._idle else LocalApi(self._socket)
-        try:
-            return api.run(self._head | {"timeout_s": left_s}, payload)
-        finally:
-            self._idle.append(api)
+        return LocalApi(self._socket).run(self._head | {"timeout_s": left_s}, payload)
 
 
 async def _write(items: Spread, rest: _Rest) -> tuple[int, int]:

@@ -190,8 +190,7 @@ def _who(home: Home) -> tuple[PeerId, bool]:
     api = connect(home.api_socket())
     if api is None:
         return home.identity().peer_id, False
-    with api:
-        return PeerId(api.get("/v1/status")["peer_id"]), True
+    return PeerId(api.get("/v1/status")["peer_id"]), True
 
 
 # --- replay ---

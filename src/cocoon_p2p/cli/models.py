@@ -43,8 +43,7 @@ def run_add(options: argparse.Namespace) -> int:
     if api is None:
         row = _add_to_disk(home, path, given)
     else:
-        with api:
-            row = api.post("/v1/models", {"path": str(path), **given})
+        row = api.post("/v1/models", {"path": str(path), **given})
     present = before.get(row["model_id"])
     if present is not None:
         print_note(f"these files were installed already, as {present.name}; {_changes(present, row)}")

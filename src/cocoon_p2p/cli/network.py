@@ -147,8 +147,7 @@ def _of_running(home: Home) -> NetworkLabel | None:
     api = connect(home.api_socket())
     if api is None:
         return None
-    with api:
-        row = api.get("/v1/network")
+    row = api.get("/v1/network")
     return NetworkLabel(str(row.get("fingerprint") or ""), str(row.get("name") or ""))
 
 

@@ -43,8 +43,7 @@ def _ask(options: argparse.Namespace) -> dict[str, Any]:
     home, config = load_place(options)
     api = connect(home.api_socket())
     if api is not None:
-        with api:
-            return api.get("/v1/offers", model=options.model, tier=options.tier)
+        return api.get("/v1/offers", model=options.model, tier=options.tier)
     from cocoon_p2p.cli.guest import offers_as_guest
 
     return offers_as_guest(home, config, options.bootstrap, options.model, options.tier)

@@ -72,17 +72,17 @@ class Moves:
 def watch(options: argparse.Namespace) -> int:
     """Until Ctrl-C or SIGTERM, which is the way to end it: status 0. Raises CocoonError, when the node goes away too."""
     home, _ = load_place(options)
-    with running_node(home) as api:
-        try:
-            with sigterm_as_ctrl_c():
-                if options.json:
-                    _as_json(api, options)
-                elif sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
-                    _on_screen(api, options)
-                else:
-                    _as_lines(api, options)
-        except KeyboardInterrupt:
-            pass
+    api = running_node(home)
+    try:
+        with sigterm_as_ctrl_c():
+            if options.json:
+                _as_json(api, options)
+            elif sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
+                _on_screen(api, options)
+            else:
+                _as_lines(api, options)
+    except KeyboardInterrupt:
+        pass
     return 0
 
 

@@ -33,8 +33,8 @@ _IP4 = re.compile(r"\d+\.\d+\.\d+\.\d+")
 
 
 def run_list(options: argparse.Namespace) -> int:
-    with running_node(find_home(options)) as api:
-        answer = api.get("/v1/peers", banned=1 if options.banned else None)
+    api = running_node(find_home(options))
+    answer = api.get("/v1/peers", banned=1 if options.banned else None)
     if options.json:
         print_json(answer)
     elif options.banned:
@@ -46,9 +46,9 @@ def run_list(options: argparse.Namespace) -> int:
 
 def run_ban(options: argparse.Namespace) -> int:
     home = find_home(options)
-    with running_node(home) as api:
-        peer = find_peer(options.peer, known_peers(api))
-        answer = api.post("/v1/peers/ban", {"peer_id": peer, "duration_s": options.duration_s})
+    api = running_node(home)
+    peer = find_peer(options.peer, known_peers(api))
+    answer = api.post("/v1/peers/ban", {"peer_id": peer, "duration_s": options.duration_s})
     if options.json:
         print_json(answer)
     else:
@@ -60,10 +60,10 @@ def run_ban(options: argparse.Namespace) -> int:
 
 
 def run_unban(options: argparse.Namespace) -> int:
-    with running_node(find_home(options)) as api:
-        banned = [row["peer_id"] for row in api.get("/v1/peers", banned=1).get("banned", [])]
-        peer = find_peer(options.peer, banned or known_peers(api))
-        answer = api.post("/v1/peers/unban", {"peer_id": peer})
+    api = running_node(find_home(options))
+    banned = [row["peer_id"] for row in api.get("/v1/peers", banned=1).get("banned", [])]
+    peer = find_peer(options.peer, banned or known_peers(api))
+    answer = api.post("/v1/peers/unban", {"peer_id": peer})
     if options.json:
         print_json(answer)
     elif answer.get("was_banned"):
@@ -74,12 +74,12 @@ def run_unban(options: argparse.Namespace) -> int:
 
 
 def run_connect(options: argparse.Namespace) -> int:
-    with running_node(find_home(options)) as api:
-        target = options.target.strip()
-        if not target.startswith("/") and not target.lower().startswith("cocoon1"):
-            _refuse_host_and_port(target)
-            target = find_peer(target, known_peers(api))
-        row = api.post("/v1/peers/connect", {"target": target})
+    api = running_node(find_home(options))
+    target = options.target.strip()
+    if not target.startswith("/") and not target.lower().startswith("cocoon1"):
+        _refuse_host_and_port(target)
+        target = find_peer(target, known_peers(api))
+    row = api.post("/v1/peers/connect", {"target": target})
     if options.json:
         print_json(row)
     else:

@@ -23,16 +23,16 @@ HOPELESS = ("NO_ADDRESS", "BANNED")
 
 def run(options: argparse.Namespace) -> int:
     """0 when at least one came back. Ctrl-C and SIGTERM end it with the summary."""
-    with running_node(find_home(options)) as api:
-        peer = find_peer(options.peer, known_peers(api))
-        times: list[float | None] = []
-        failure: CocoonError | None = None
-        try:
-            with sigterm_as_ctrl_c():
-                failure = _ping(api, peer, options.count, times, quiet=options.json)
-        except KeyboardInterrupt:
-            print_note("stopped")
-        row = _found(api, peer)
+    api = running_node(find_home(options))
+    peer = find_peer(options.peer, known_peers(api))
+    times: list[float | None] = []
+    failure: CocoonError | None = None
+    try:
+        with sigterm_as_ctrl_c():
+            failure = _ping(api, peer, options.count, times, quiet=options.json)
+    except KeyboardInterrupt:
+        print_note("stopped")
+    row = _found(api, peer)
     if failure is not None and not any(each is not None for each in times):
         raise failure
     answered = [each for each in times if each is not None]

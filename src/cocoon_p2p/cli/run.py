@@ -36,13 +36,12 @@ def run(options: argparse.Namespace) -> int:
     if api is not None:
         if options.bootstrap or options.config:
             print_note("a node runs here and does the job; --bootstrap and --config are for when none does")
-        with api:
-            if options.provider is not None:
-                head["provider"] = provider_at(api, options.provider, options.model)
-            with told_after_a_moment(_waiting(options, config)):
-                result, outputs = api.run(head, payload)
-            if evidence_folder is not None:
-                evidence = {job: api.get_bytes(f"/v1/evidence/{job}") for job in accused_jobs(result)}
+        if options.provider is not None:
+            head["provider"] = provider_at(api, options.provider, options.model)
+        with told_after_a_moment(_waiting(options, config)):
+            result, outputs = api.run(head, payload)
+        if evidence_folder is not None:
+            evidence = {job: api.get_bytes(f"/v1/evidence/{job}") for job in accused_jobs(result)}
     else:
         from cocoon_p2p.cli.guest import run_as_guest
 

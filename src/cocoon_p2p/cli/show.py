@@ -20,8 +20,8 @@ from cocoon_p2p.cli.words import duration, size, widest_first
 
 
 def run_status(options: argparse.Namespace) -> int:
-    with running_node(find_home(options)) as api:
-        status = api.get("/v1/status")
+    api = running_node(find_home(options))
+    status = api.get("/v1/status")
     if options.json:
         print_json(status)
     else:

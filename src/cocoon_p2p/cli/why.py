@@ -19,8 +19,7 @@ def run(options: argparse.Namespace) -> int:
     if api is None:
         row = _from_disk(home, options.job)
     else:
-        with api:
-            row = api.get(f"/v1/why/{options.job}")
+        row = api.get(f"/v1/why/{options.job}")
     if options.json:
         print_json(row)
     else:

@@ -49,8 +49,7 @@ async def with_api(folder: Path, node: StandIn, work: Callable[[LocalApi], None]
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:
             await nursery.start(partial(serve_local_api, cast(Node, node), place))
-            with LocalApi(place) as api:
-                await trio.to_thread.run_sync(work, api)
+            await trio.to_thread.run_sync(work, LocalApi(place))
             nursery.cancel_scope.cancel()
 
 

@@ -58,8 +58,8 @@ async def serving(folder: Path) -> AsyncIterator[tuple[StandIn, LocalApi]]:
     node, stop, path = StandIn(), trio.Event(), folder / "api.sock"
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(serve_local_api, cast(Node, node), path, stop=stop))
-        with LocalApi(path) as api:
-            yield node, api
+        api = LocalApi(path)
+        yield node, api
         stop.set()
 
 
@@ -126,9 +126,9 @@ async def test_evidence(tmp_path: Path) -> None:
         with pytest.raises(CocoonError) as caught:
             await call(api.get_bytes, "/v1/evidence/" + "cd" * 16)
         assert caught.value.code == "NO_EVIDENCE"
-        answer = await call(api._call, "POST", "/v1/evidence/check", content=b"some")
+        answer = await call(api._call, "POST", "/v1/evidence/check", body=iter([b"some"]))
         assert bytes(answer) == b'{"verdict":"void"}'
         assert node.calls == [b"some"]
         with pytest.raises(ConfigError) as refused:
-            await call(api._call, "POST", "/v1/evidence/check", content=bytes(EVIDENCE_BYTES_MAX + 1))
+            await call(api._call, "POST", "/v1/evidence/check", body=iter([bytes(EVIDENCE_BYTES_MAX + 1)]))
         assert refused.value.code == "TOO_LARGE"

@@ -82,8 +82,8 @@ async def serving(folder: Path) -> AsyncIterator[tuple[StandIn, LocalApi]]:
     node, stop, path = StandIn(), trio.Event(), folder / "api.sock"
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(serve_local_api, cast(Node, node), path, stop=stop))
-        with LocalApi(path) as api:
-            yield node, api
+        api = LocalApi(path)
+        yield node, api
         stop.set()
     assert not path.exists()
 
@@ -297,10 +297,10 @@ async def test_shutdown_lets_running_jobs_end(tmp_path: Path) -> None:
 
     async with trio.open_nursery() as nursery:
         await nursery.start(serve)
-        with LocalApi(path) as api:
-            assert await call(api.post, "/v1/shutdown", {}) == {"stopping": True}
-            with trio.fail_after(5):
-                await ended.wait()
+        api = LocalApi(path)
+        assert await call(api.post, "/v1/shutdown", {}) == {"stopping": True}
+        with trio.fail_after(5):
+            await ended.wait()
     assert connect(path) is None
 
 
@@ -331,5 +331,6 @@ async def test_a_node_that_dies_while_it_answers(tmp_path: Path) -> None:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(die)
-            with LocalApi(path) as api, pytest.raises(TransportError, match="the node stopped answering"):
+            api = LocalApi(path)
+            with pytest.raises(TransportError, match="the node stopped answering"):
                 await call(api.get, "/v1/status")

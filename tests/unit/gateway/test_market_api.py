@@ -40,8 +40,8 @@ async def serving(folder: Path) -> AsyncIterator[tuple[Market, LocalApi, trio.Ev
     node, stop, path = Market(), trio.Event(), folder / "api.sock"
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(serve_local_api, cast(Node, node), path, stop=stop))
-        with LocalApi(path) as api:
-            yield node, api, stop
+        api = LocalApi(path)
+        yield node, api, stop
         stop.set()
 
 

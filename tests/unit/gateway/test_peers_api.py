@@ -67,8 +67,8 @@ async def serving(folder: Path) -> AsyncIterator[tuple[StandIn, LocalApi]]:
     node, stop, path = StandIn(), trio.Event(), folder / "api.sock"
     async with trio.open_nursery() as nursery:
         await nursery.start(partial(serve_local_api, cast(Node, node), path, stop=stop))
-        with LocalApi(path) as api:
-            yield node, api
+        api = LocalApi(path)
+        yield node, api
         stop.set()
 
 
