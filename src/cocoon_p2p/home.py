@@ -50,6 +50,7 @@ HOME_BYTES_MAX = 3072
 KEY_FILE_BYTES_MAX = 16 * 1024
 PASSPHRASE_BYTES_MAX = 1023
 """OpenSSL takes no longer ones."""
+SOCKET_FOLDER_PREFIX = "cocoon-"
 SOCKET_PATH_BYTES_MAX = 103 if sys.platform == "darwin" else 107
 """sockaddr_un.sun_path less its final zero: unix(7)."""
 
@@ -259,10 +260,11 @@ class Home:
     def api_socket_place(self) -> Iterator[Path]:
         """For the running node: a path that is free and short enough for a Unix socket. In a deep home it is in a new
         private folder of the temporary directory, and api.path in the home says where. Removed at the end."""
+        self.forget_socket()
         private: str | None = None
         place = self._socket_file
         if len(os.fsencode(place)) > SOCKET_PATH_BYTES_MAX:
-            private = tempfile.mkdtemp(prefix="cocoon-", dir=os.environ.get("XDG_RUNTIME_DIR") or None)
+            private = tempfile.mkdtemp(prefix=SOCKET_FOLDER_PREFIX, dir=os.environ.get("XDG_RUNTIME_DIR") or None)
             place = Path(private) / "api.sock"
         try:
             if private is not None:
@@ -276,6 +278,13 @@ class Home:
             if private is not None:
                 self._socket_record.unlink(missing_ok=True)
                 shutil.rmtree(private, ignore_errors=True)
+
+    def forget_socket(self) -> None:
+        """Remove the private folder of a socket that a node which was killed left behind. Not while a node runs here."""
+        folder = self.api_socket().parent
+        if folder != self.path and folder.name.startswith(SOCKET_FOLDER_PREFIX):
+            shutil.rmtree(folder, ignore_errors=True)
+            self._socket_record.unlink(missing_ok=True)
 
     def _make_folder(self) -> None:
         try:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cocoon_p2p.errors import ConfigError
+from cocoon_p2p.home import Home
 
 PREFIX = "cocoon-demo-"
 MARKER = ".cocoon-demo"
@@ -108,5 +109,6 @@ def _remove(folder: Path) -> None:
     """The marker last, so that the next demo goes on with it should this one be killed now."""
     for entry in list(folder.glob("*")):
         if entry.name != MARKER:
+            Home(entry).forget_socket()  # of a node that was killed
             shutil.rmtree(entry, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)

@@ -188,6 +188,28 @@ def test_a_socket_that_a_killed_node_left_is_replaced(home: Home) -> None:
     assert not home.api_socket().exists()
 
 
+def test_the_folder_of_a_socket_that_a_killed_node_left_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    home = Home(tmp_path / ("d" * SOCKET_PATH_BYTES_MAX))
+    home.init()
+    left = tmp_path / "cocoon-left"
+    left.mkdir()
+    (home.path / "api.path").write_text(str(left / "api.sock"))
+    with home.api_socket_place() as place:
+        assert not left.exists()
+        assert place.parent.exists()
+    left.mkdir()
+    other = tmp_path / "somebody's"  # whatever the file says, nothing but such a folder is removed
+    other.mkdir()
+    (home.path / "api.path").write_text(str(other / "api.sock"))
+    home.forget_socket()
+    assert other.exists()
+    (home.path / "api.path").write_text(str(left / "api.sock"))
+    home.forget_socket()
+    assert not left.exists()
+    assert home.api_socket() == home.path / "api.sock"
+
+
 def test_in_a_deep_home_the_socket_stands_elsewhere(tmp_path: Path) -> None:
     home = Home(tmp_path / ("d" * SOCKET_PATH_BYTES_MAX))
     home.init()
