@@ -335,7 +335,7 @@ class MarketDriver:
     # --- finding offers ---
 
     def offers(self, model: str | None = None) -> list[BookOffer]:
-        """All that the book has now: to look at a market. To choose, `some_offers`."""
+        """All that the book has now: to look at a market."""
         found = self._book.offers(model, now=self._ports.clock.unix())
         banned = self._ports.standing.banned()
         return [offer for offer in found if offer.peer not in banned] if banned else found
@@ -344,7 +344,7 @@ class MarketDriver:
         return self._book.has_offers(now=self._ports.clock.unix(), fits=lambda offer: self._is_welcome(offer.peer))
 
     def some_offers(self, model: str, wanted: Collection[PeerId] = ()) -> list[BookOffer]:
-        """Of a model (id or name), as many as a purchase chooses among: all, or of a large market a random part and those of
+        """Of a model (id or name), as many as are kept fresh by asking: all, or of a large market a random part and those of
         `wanted` peers."""
         return self._book.some_offers(
             model,
@@ -363,11 +363,6 @@ class MarketDriver:
         """All offers of a model (id or name); what is known, or what can be found within about limits.DISCOVERY_TIMEOUT_S."""
         await self._discovery.find(model)
         return self.offers(model)
-
-    async def find_some(self, model: str, wanted: Collection[PeerId] = ()) -> list[BookOffer]:
-        """The same, and as many as `some_offers`."""
-        await self._discovery.find(model)
-        return self.some_offers(model, wanted)
 
     def worked(self, peer: PeerId) -> None:
         """It did a job of ours, so it is where it was reached."""
