@@ -16,7 +16,7 @@ from bench.figures import Result
 from bench.plan import Plan, say
 from bench.report import as_json, table, write
 
-NAMES = ("job", "rate", "bulk", "start", "net", "failover", "market")
+NAMES = ("job", "rate", "bulk", "start", "net", "failover", "market", "serving", "generation", "blob")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

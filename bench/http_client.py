@@ -8,14 +8,14 @@ _HEAD_END = b"\r\n\r\n"
 
 
 class Connection:
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.SocketStream, path: str = "/", content_type: str = "application/octet-stream"):
         self._stream = stream
+        self._head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {content_type}\r\ncontent-length: "
         self._buffer = bytearray()
 
     async def post(self, body: bytes) -> bytes:
         """Raises ValueError for an answer other than 200."""
-        head = f"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
-        await self._stream.send_all(head.encode() + body)
+        await self._stream.send_all(f"{self._head}{len(body)}\r\n\r\n".encode() + body)
         while (end := self._buffer.find(_HEAD_END)) < 0:
             await self._receive()
         status, *fields = bytes(self._buffer[:end]).decode("latin-1").split("\r\n")

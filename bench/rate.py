@@ -72,12 +72,12 @@ async def run(plan: Plan) -> Result:
 async def _take_turns(plan: Plan, load: str, do: dict[str, Do], rates: Rates, meter: CpuMeter) -> dict[str, float]:
     """Rounds of one load into `rates`, after a warm-up. Milliseconds of processor time of a job."""
     for side in SIDES:
-        await _keep_busy(do[side], min(WARM_UP_S, plan.seconds_a_round))
+        await keep_busy(do[side], min(WARM_UP_S, plan.seconds_a_round))
     jobs = 0
     for number in range(plan.rounds):
         for side in SIDES:
             with meter if side == "job" else nullcontext():
-                done, took = await _keep_busy(do[side], plan.seconds_a_round)
+                done, took = await keep_busy(do[side], plan.seconds_a_round)
             jobs += done if side == "job" else 0
             rates[load, side].append(done / took)
         latest = ", ".join(f"{side} {rates[load, side][-1]:.0f}/s" for side in SIDES)
@@ -99,7 +99,7 @@ def _figures(rates: Rates) -> list[Figure]:
     return figures
 
 
-async def _keep_busy(do: Do, seconds: float) -> tuple[int, float]:
+async def keep_busy(do: Do, seconds: float) -> tuple[int, float]:
     """Jobs done and seconds taken, with IN_FLIGHT under way until the time is up; those that end later count too."""
     done = 0
     begun = time.perf_counter()

@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from generator import capacity, data, evidence, gossip, identity, invite, job, kad, seal, voucher
+from generator import blob, capacity, data, evidence, gossip, identity, invite, job, kad, manifest, seal, voucher
 
 HERE = Path(__file__).parent
 
@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 def wanted() -> dict[Path, str]:
     """File -> text, of all scenarios."""
     files = {}
-    for module in (identity, capacity, data, evidence, gossip, invite, job, kad, seal, voucher):
+    for module in (blob, identity, capacity, data, evidence, gossip, invite, job, kad, manifest, seal, voucher):
         scenarios = module.scenarios()
         for name, scenario in scenarios.by_name.items():
             text = json.dumps(scenario, indent=1, ensure_ascii=False) + "\n"

@@ -14,13 +14,13 @@ SOURCE = ROOT / "src" / "cocoon_p2p"
 PACKAGE = "cocoon_p2p"
 
 LAYERS = {
-    "errors": 0, "ids": 0, "limits": 0, "units": 0, "tensors": 0,
+    "errors": 0, "ids": 0, "limits": 0, "units": 0, "tensors": 0, "generation": 0,
     "wire": 1, "sealing": 1,
     "policy": 2,
     "proto": 3,
     "net": 4, "execution": 4, "settlement": 4, "models": 4, "store": 4, "machine": 4,
     "drivers": 5,
-    "node": 6, "node_audit": 6, "node_doctor": 6, "node_jobs": 6, "node_map": 6, "node_market": 6, "node_peers": 6, "assembly": 6, "assembly_provider": 6, "config": 6, "config_sections": 6,
+    "node": 6, "node_audit": 6, "node_doctor": 6, "node_generate": 6, "node_jobs": 6, "node_map": 6, "node_market": 6, "node_models": 6, "node_peers": 6, "node_pull": 6, "assembly": 6, "assembly_models": 6, "assembly_provider": 6, "assembly_engines": 6, "config": 6, "config_upstream": 6, "node_session": 6, "config_sections": 6,
     "config_edit": 6, "home": 6, "key_files": 6, "rows": 6, "rows_market": 6, "testing": 6,
     "gateway": 7, "cli": 7,
 }  # fmt: skip
@@ -30,11 +30,11 @@ SAME_LAYER_ALLOWED = {("settlement", "sealing"), ("node", "config"), ("cli", "ga
                       ("testing", "config"), ("execution", "models"),
                       ("config_edit", "config"), ("node", "config_edit"),
                       ("home", "config"), ("home", "key_files"), ("node", "home"), ("node", "rows"),
-                      ("node", "assembly"), ("assembly", "assembly_provider"), ("assembly_provider", "config"), ("assembly", "home"), ("assembly", "config"), ("testing", "assembly"),
+                      ("node", "assembly"), ("assembly", "assembly_provider"), ("assembly_provider", "config"), ("assembly", "assembly_engines"), ("assembly_engines", "config"), ("config", "config_upstream"), ("config_upstream", "config_sections"), ("node", "node_session"), ("node_session", "node_jobs"), ("assembly", "home"), ("assembly", "config"), ("testing", "assembly"),
                       ("testing", "home"), ("settlement", "store"), ("config", "config_sections"),
-                      ("node", "node_audit"), ("node", "node_doctor"), ("node", "node_jobs"), ("node", "node_map"), ("node_map", "node_jobs"), ("node_jobs", "node_audit"), ("node", "node_market"), ("node", "node_peers"),
+                      ("node", "node_audit"), ("node", "node_doctor"), ("node", "node_generate"), ("node_generate", "node_jobs"), ("node", "node_jobs"), ("node", "node_map"), ("node_map", "node_jobs"), ("node_jobs", "node_audit"), ("node", "node_market"), ("node", "node_models"), ("node", "node_peers"), ("node", "node_pull"), ("assembly", "assembly_models"), ("assembly_models", "config"),
                       ("node_market", "rows_market"), ("rows_market", "rows"),
-                      *((part, below) for part in ("node_audit", "node_doctor", "node_jobs", "node_map", "node_market", "node_peers")
+                      *((part, below) for part in ("node_audit", "node_doctor", "node_generate", "node_jobs", "node_map", "node_market", "node_models", "node_peers", "node_pull")
                         for below in ("assembly", "rows", "config_edit"))}  # fmt: skip
 FORBIDDEN = {
     ("net", "proto"), ("net", "wire"), ("execution", "wire"), ("execution", "net"), ("settlement", "net"),
@@ -57,11 +57,14 @@ VENDORS = {  # vendor module -> files that may import it
     "onnxruntime": ("execution/",),
     "onnx": ("execution/", "models/", "testing/"),
     "tokenizers": ("execution/",),
+    "llguidance": ("execution/generation/",),
+    "jinja2": ("execution/generation/",),
     "pytoniq": ("settlement/ton",),
     "sqlite3": ("store/", "settlement/"),
     "starlette": ("gateway/",),
     "hypercorn": ("gateway/",),
-    "httpx": ("gateway/", "cli/"),
+    "httpx": ("execution/upstream/",),
+    "huggingface_hub": ("models/hub.py",),
 }
 PURE = ("wire", "sealing", "policy", "proto")
 IMPURE_MODULES = {"trio", "time", "random", "socket", "sqlite3", "threading", "subprocess", "asyncio", "datetime"}

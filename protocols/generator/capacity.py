@@ -20,10 +20,10 @@ from generator.kit import (
 
 DOMAIN = "cocoon-p2p/capacity/1"
 PRICES = [[1, 1000, 250], [2, 1200, 300]]
-OFFER = [MODEL, "minilm", 1, PRICES, 4096, 1 << 26, 4, 3, 12, "cpu", 1, 2150, 465_116]
+OFFER = [MODEL, "minilm", 1, PRICES, 4096, 1 << 26, 4, 3, 12, "cpu", 1, 2150, 465_116, 0]
 OFFER_NAMES = (
     "model_id", "name", "unit", "prices", "items_max", "input_bytes_max", "slots_total", "slots_free", "queue_ms", "device",
-    "device_class", "item_us", "throughput",
+    "device_class", "item_us", "throughput", "load_ms",
 )  # fmt: skip
 PRICE_NAMES = ("tier", "base", "per_unit")
 BODY: list[Any] = [
@@ -37,7 +37,7 @@ NAMES = (
 
 def fields(body: list[Any]) -> JSON:
     named = dict(zip(NAMES, body[1:], strict=True))
-    offers = [dict(zip(OFFER_NAMES, offer[:13], strict=True)) for offer in body[9]]
+    offers = [dict(zip(OFFER_NAMES, offer[:14], strict=True)) for offer in body[9]]
     for offer in offers:
         offer["prices"] = [dict(zip(PRICE_NAMES, price[:3], strict=True)) for price in offer["prices"]]
     return {**named, "peer_id": PROVIDER.peer_id, "offers": offers}
@@ -164,6 +164,8 @@ def _announcements(found: Scenarios, body: bytes) -> None:
     for number in (0, 1, 2, 3):
         device = [*BODY[:9], [changed(10, number)]]
         found.good(f"offer-device-class-{number}", "3.3", operation, pack(*device), fields(device))
+    cold = [*BODY[:9], [changed(13, 2600)]]
+    found.good("offer-of-a-cold-model", "3.3", operation, pack(*cold), fields(cold))
     unpriced = [*BODY[:9], [changed(3, [])]]
     found.good("offer-without-prices", "3.3", operation, pack(*unpriced), fields(unpriced))
     dearest = [*BODY[:9], [changed(3, [[1, 0, 0], [2, (1 << 63) - 1, (1 << 63) - 1], [3, 5, 0]])]]
@@ -225,6 +227,8 @@ def _announcements(found: Scenarios, body: bytes) -> None:
         ("offer-device-class-text", with_offer(10, "GPU"), "MALFORMED"),
         ("offer-throughput-too-large", with_offer(12, 1 << 63), "BOUND"),
         ("offer-throughput-float", with_offer(12, 1.5), "MALFORMED"),
+        ("offer-load-too-large", with_offer(13, 1 << 32), "BOUND"),
+        ("offer-load-a-truth", with_offer(13, True), "MALFORMED"),
         ("missing-field", pack(*BODY[:-1]), "MALFORMED"),
         ("bytes-after", body + b"\0", "MALFORMED"),
         ("cut-short", body[:-1], "MALFORMED"),

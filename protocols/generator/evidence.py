@@ -41,7 +41,7 @@ def header_of(**change: Any) -> list[Any]:
 
 def receipt_of(input_hash: bytes, output_hash: bytes, **change: Any) -> list[Any]:
     fields = dict(enumerate(RECEIPT)) | {8: 1, 9: input_hash, 10: output_hash}
-    places = {"provider": 1, "client": 2, "job_id": 3, "model_id": 4, "tier": 5}
+    places = {"provider": 1, "client": 2, "job_id": 3, "model_id": 4, "tier": 5, "frames": 14}
     return list((fields | {places[name]: value for name, value in change.items()}).values())
 
 
@@ -160,6 +160,7 @@ def _bad(found: Scenarios) -> None:
     bad("receipt-for-another-model", "EVIDENCE", signed(body_of(receipt={"model_id": other_model})))
     bad("header-for-another-model", "EVIDENCE", signed(body_of(header={"model_id": other_model})))
     other_job = draw("another job", 16)
+    bad("receipt-for-frames", "EVIDENCE", signed(body_of(receipt={"frames": 1})))
     bad("receipt-of-another-job", "EVIDENCE", signed(body_of(receipt={"job_id": other_job})))
     bad("header-of-another-job", "EVIDENCE", signed(body_of(header={"job_id": other_job})))
     other_response = [1, other_job, seal.RESPONSE_HEADER[2]]

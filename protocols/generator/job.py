@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from generator import payload, seal
+from generator import frames, payload, seal
 from generator.kit import (
     CLIENT,
     JOB,
@@ -22,19 +22,19 @@ from generator.kit import (
 )
 
 QUOTE: list[Any] = [
-    1, PROVIDER.multihash, CLIENT.multihash, JOB, MODEL, 2, 3, 1024, 1000, 250, 1750, NOW_MS + 10_000, 12, 0, b"", b"",
+    1, PROVIDER.multihash, CLIENT.multihash, JOB, MODEL, 2, 3, 1024, 1000, 250, 1750, NOW_MS + 10_000, 12, 0, b"", b"", 0,
 ]  # fmt: skip
 QUOTE_NAMES = (
     "provider", "client", "job_id", "model_id", "tier", "items", "input_bytes", "price_base", "price_per_item", "max_total",
-    "expires_at_ms", "queue_ms", "settlement_network", "payee_key", "seal_key_record",
+    "expires_at_ms", "queue_ms", "settlement_network", "payee_key", "seal_key_record", "instalment",
 )  # fmt: skip
 RECEIPT: list[Any] = [
     1, PROVIDER.multihash, CLIENT.multihash, JOB, MODEL, 2, draw("quote hash"), 1750, 3, draw("input hash"),
-    draw("output hash"), 1200, 8700, NOW_MS + 500,
+    draw("output hash"), 1200, 8700, NOW_MS + 500, 0,
 ]  # fmt: skip
 RECEIPT_NAMES = (
     "provider", "client", "job_id", "model_id", "tier", "quote_hash", "price", "items", "input_hash", "output_hash",
-    "queue_us", "execute_us", "finished_at_ms",
+    "queue_us", "execute_us", "finished_at_ms", "frames",
 )  # fmt: skip
 REFUSAL: list[Any] = [
     1, PROVIDER.multihash, CLIENT.multihash, JOB, MODEL, 2, "the price is 1,750 nanogram", 1750, NOW_MS + 3,
@@ -46,15 +46,15 @@ CHUNKS_BYTES_MAX = 16 * (65536 + 16)
 MESSAGES: dict[str, tuple[str, tuple[str, ...], list[Any]]] = {
     "ASK": (
         "3.3",
-        ("model_id", "tier", "items", "input_bytes", "max_total", "timeout_ms", "settlement_network"),
-        [1, JOB, MODEL, 2, 3, 1024, 5_000_000, 60_000, 0],
+        ("model_id", "tier", "items", "input_bytes", "max_total", "timeout_ms", "settlement_network", "instalment"),
+        [1, JOB, MODEL, 2, 3, 1024, 5_000_000, 60_000, 0, 0],
     ),
     "QUOTE": ("3.4", ("body", "signature"), [2, JOB, pack(*QUOTE), SIGNATURE]),
     "REFUSAL": ("3.11", ("body", "signature"), [3, JOB, pack(*REFUSAL), SIGNATURE]),
     "ACCEPT": (
         "3.5",
-        ("quote_hash", "payment", "envelope_header", "box"),
-        [4, JOB, sha256(pack(*QUOTE)), draw("payment", 150), draw("header", 150), draw("box", 1200)],
+        ("quote_hash", "payment", "envelope_header", "box", "paid"),
+        [4, JOB, sha256(pack(*QUOTE)), draw("payment", 150), draw("header", 150), draw("box", 1200), 0],
     ),
     "INPUT": ("3.5", ("ciphertext", "final"), [5, JOB, draw("input", 1040), True]),
     "OUTPUT_HEAD": (
@@ -69,10 +69,11 @@ MESSAGES: dict[str, tuple[str, tuple[str, ...], list[Any]]] = {
     "FAILURE": ("3.10", ("code", "detail"), [11, JOB, 2, "4 items came, 3 were quoted"]),
     "SUBMIT": (
         "3.12",
-        ("terms", "timeout_ms", "payment", "envelope_header", "box"),
-        [12, JOB, pack(*QUOTE), 60_000, draw("payment", 150), draw("header", 180), draw("box", 1200)],
+        ("terms", "timeout_ms", "payment", "envelope_header", "box", "paid"),
+        [12, JOB, pack(*QUOTE), 60_000, draw("payment", 150), draw("header", 180), draw("box", 1200), 0],
     ),
     "PROGRESS": ("3.13", ("phase", "left_ms"), [13, JOB, 2, 1400]),
+    **frames.MESSAGES,
 }
 
 
@@ -106,12 +107,18 @@ def _variants(found: Scenarios) -> None:
 
     variant("ask-without-a-limit", "ASK", max_total=0)
     variant("ask-on-testnet", "ASK", settlement_network=-3, tier=1)
-    variant("ask-largest", "ASK", items=4096, input_bytes=1 << 31, max_total=(1 << 63) - 1, timeout_ms=3_600_000)
+    variant("ask-largest", "ASK", items=1 << 20, input_bytes=1 << 31, max_total=(1 << 63) - 1, timeout_ms=3_600_000,
+            instalment=1 << 20)  # fmt: skip
+    variant("ask-for-frames", "ASK", items=4096, instalment=64)
     variant("refusal-longest-body", "REFUSAL", body=draw("body", 4096))
     variant("submit-tier-open", "SUBMIT", box=b"")
     variant("submit-longest", "SUBMIT", terms=draw("t", 1024), timeout_ms=3_600_000, payment=draw("p", 1024),
             envelope_header=draw("h", 1024), box=draw("b", 4096))  # fmt: skip
     variant("submit-shortest-time", "SUBMIT", timeout_ms=1)
+    variant("submit-first-payment", "SUBMIT", terms=replaced(QUOTE, 16, 64), paid=412)
+    variant("accept-first-payment", "ACCEPT", paid=1 << 20)
+    for name, message, change in frames.VARIANTS:
+        variant(name, message, **change)
     variant("progress-queued", "PROGRESS", phase=1, left_ms=0)
     variant("progress-time-not-known", "PROGRESS", left_ms=None)
     variant("progress-longest", "PROGRESS", left_ms=(1 << 32) - 1)
@@ -120,7 +127,7 @@ def _variants(found: Scenarios) -> None:
     variant("input-of-255-bytes", "INPUT", ciphertext=draw("i", 255))
     variant("input-of-256-bytes", "INPUT", ciphertext=draw("i", 256))
     variant("receipt-with-both-signatures", "RECEIPT", client_signature=draw("client's signature", 64))
-    for code in range(1, 13):
+    for code in range(1, 14):
         variant(f"failure-code-{code}", "FAILURE", code=code)
     # msgpack's longer forms are read, too: bin 16 for 16 bytes of job id, uint 16 for 10
     long_forms = b"\x92\xcd\x00\x0a\xc5\x00\x10" + JOB
@@ -135,10 +142,11 @@ def _wrong_fields(found: Scenarios) -> None:
     wrong: dict[str, list[tuple[str, int, Any, str]]] = {
         "ASK": [
             ("model-id-text", 2, MODEL.hex(), "MALFORMED"), ("tier-zero", 3, 0, "BOUND"), ("tier-unknown", 3, 4, "BOUND"),
-            ("items-zero", 4, 0, "BOUND"), ("items-too-many", 4, 4097, "BOUND"), ("items-float", 4, 3.0, "MALFORMED"),
+            ("items-zero", 4, 0, "BOUND"), ("items-too-many", 4, (1 << 20) + 1, "BOUND"), ("items-float", 4, 3.0, "MALFORMED"),
             ("input-too-long", 5, (1 << 31) + 1, "BOUND"), ("limit-negative", 6, -1, "BOUND"),
             ("timeout-zero", 7, 0, "BOUND"), ("timeout-too-long", 7, 3_600_001, "BOUND"),
-            ("network-too-small", 8, -(1 << 31) - 1, "BOUND"),
+            ("network-too-small", 8, -(1 << 31) - 1, "BOUND"), ("instalment-negative", 9, -1, "BOUND"),
+            ("instalment-too-large", 9, (1 << 20) + 1, "BOUND"), ("instalment-nil", 9, None, "MALFORMED"),
         ],
         "QUOTE": [("body-too-long", 2, bytes(3073), "BOUND"), ("signature-empty", 3, b"", "MALFORMED")],
         "REFUSAL": [
@@ -148,7 +156,7 @@ def _wrong_fields(found: Scenarios) -> None:
         "ACCEPT": [
             ("quote-hash-short", 2, bytes(31), "MALFORMED"), ("payment-too-long", 3, bytes(1025), "BOUND"),
             ("header-too-long", 4, bytes(1025), "BOUND"), ("box-too-long", 5, bytes(4097), "BOUND"),
-            ("box-text", 5, "box", "MALFORMED"),
+            ("box-text", 5, "box", "MALFORMED"), ("paid-negative", 6, -1, "BOUND"), ("paid-text", 6, "64", "MALFORMED"),
         ],
         "INPUT": [
             ("empty", 2, b"", "BOUND"), ("text", 2, "input", "MALFORMED"), ("final-an-integer", 3, 1, "MALFORMED"),
@@ -165,7 +173,7 @@ def _wrong_fields(found: Scenarios) -> None:
         ],
         "RECEIPT_ACK": [("signature-empty", 2, b"", "MALFORMED")],
         "FAILURE": [
-            ("code-zero", 2, 0, "BOUND"), ("code-unknown", 2, 13, "BOUND"), ("detail-too-long", 3, "x" * 513, "BOUND"),
+            ("code-zero", 2, 0, "BOUND"), ("code-unknown", 2, 14, "BOUND"), ("detail-too-long", 3, "x" * 513, "BOUND"),
         ],
         "SUBMIT": [
             ("terms-too-long", 2, bytes(1025), "BOUND"), ("terms-text", 2, "terms", "MALFORMED"),
@@ -173,12 +181,14 @@ def _wrong_fields(found: Scenarios) -> None:
             ("timeout-float", 3, 60.0, "MALFORMED"), ("payment-too-long", 4, bytes(1025), "BOUND"),
             ("payment-nil", 4, None, "MALFORMED"), ("header-too-long", 5, bytes(1025), "BOUND"),
             ("box-too-long", 6, bytes(4097), "BOUND"), ("box-text", 6, "box", "MALFORMED"),
+            ("paid-too-much", 7, (1 << 20) + 1, "BOUND"),
         ],
         "PROGRESS": [
             ("phase-zero", 2, 0, "BOUND"), ("phase-unknown", 2, 3, "BOUND"), ("phase-boolean", 2, True, "MALFORMED"),
             ("time-negative", 3, -1, "BOUND"), ("time-too-large", 3, 1 << 32, "BOUND"), ("time-float", 3, 1.5, "MALFORMED"),
             ("time-boolean", 3, False, "MALFORMED"),
         ],
+        **frames.WRONG,
     }  # fmt: skip
     for message, cases in wrong.items():
         section, _, values = MESSAGES[message]
@@ -192,7 +202,7 @@ def _frames(found: Scenarios) -> None:
         ("empty", b"", "MALFORMED"),
         ("empty-array", b"\x90", "MALFORMED"),
         ("tag-zero", pack(0, JOB), "UNKNOWN_TAG"),
-        ("tag-fourteen", pack(14, JOB), "UNKNOWN_TAG"),
+        ("tag-eighteen", pack(18, JOB), "UNKNOWN_TAG"),
         ("tag-text", pack("ASK", JOB), "MALFORMED"),
         ("tag-boolean", pack(True, JOB), "MALFORMED"),
         ("a-map", b"\x81\x01\x02", "MALFORMED"),
@@ -210,9 +220,11 @@ def _frames(found: Scenarios) -> None:
 
 def _bodies(found: Scenarios) -> None:
     record = seal.signed_record()
-    sealed = [*QUOTE[:14], draw("payee key"), record]
+    sealed = [*QUOTE[:14], draw("payee key"), record, 0]
     parties = {"provider": PROVIDER.peer_id, "client": CLIENT.peer_id}
-    for name, body in (("quote-body-tier-open", [*QUOTE[:5], 1, *QUOTE[6:]]), ("quote-body", sealed)):
+    for name, body in (
+        ("quote-body-tier-open", [*QUOTE[:5], 1, *QUOTE[6:]]), ("quote-body", sealed), ("quote-body-for-frames", [*sealed[:16], 64]),
+    ):  # fmt: skip
         fields = {**dict(zip(QUOTE_NAMES, body[1:], strict=True)), **parties}
         found.good(name, "3.4", "quote_body.decode", pack(*body), fields)
     terms = {**dict(zip(QUOTE_NAMES, QUOTE[1:], strict=True)), **parties, "queue_ms": 0}
@@ -222,15 +234,19 @@ def _bodies(found: Scenarios) -> None:
         ("client-text", 2, CLIENT.peer_id, "MALFORMED"), ("tier-unknown", 5, 4, "BOUND"), ("items-zero", 6, 0, "BOUND"),
         ("price-negative", 8, -1, "BOUND"), ("price-float", 9, 0.1, "MALFORMED"), ("total-too-large", 10, 1 << 63, "BOUND"),
         ("expiry-float", 11, 1.76e12, "MALFORMED"), ("payee-key-short", 14, bytes(31), "MALFORMED"),
-        ("record-too-long", 15, bytes(2049), "BOUND"),
+        ("record-too-long", 15, bytes(2049), "BOUND"), ("instalment-negative", 16, -1, "BOUND"),
     ):  # fmt: skip
         found.bad(f"quote-body-{name}", "3.4", "quote_body.decode", replaced(QUOTE, index, value), code)
     fields = {**dict(zip(RECEIPT_NAMES, RECEIPT[1:], strict=True)), **parties}
     found.good("receipt-body", "3.7", "receipt_body.decode", pack(*RECEIPT), fields)
+    of_frames = {**fields, "items": 1 << 20, "frames": (1 << 20) + 1}
+    frames_body = [*RECEIPT[:8], 1 << 20, *RECEIPT[9:14], (1 << 20) + 1]
+    found.good("receipt-body-of-frames", "3.7", "receipt_body.decode", pack(*frames_body), of_frames)
     for name, index, value, code in (
         ("version", 0, 0, "UNKNOWN_TAG"), ("quote-hash-short", 6, bytes(31), "MALFORMED"),
         ("price-negative", 7, -1, "BOUND"), ("price-text", 7, "1750", "MALFORMED"), ("items-zero", 8, 0, "BOUND"),
-        ("input-hash-empty", 9, b"", "MALFORMED"), ("time-float", 13, 1.0, "MALFORMED"),
+        ("input-hash-empty", 9, b"", "MALFORMED"), ("time-float", 13, 1.0, "MALFORMED"), ("frames-negative", 14, -1, "BOUND"),
+        ("frames-too-many", 14, (1 << 20) + 2, "BOUND"), ("frames-nil", 14, None, "MALFORMED"),
     ):  # fmt: skip
         found.bad(f"receipt-body-{name}", "3.7", "receipt_body.decode", replaced(RECEIPT, index, value), code)
     _refusals(found)

@@ -8,7 +8,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from generator import hpke_by_hand
+from generator import frames, hpke_by_hand
 from generator.kit import (
     CLIENT,
     JOB,
@@ -97,6 +97,7 @@ def scenarios() -> Scenarios:
     _requests(found)
     _responses(found)
     _streams(found)
+    frames.add_to(found)
     return found
 
 
@@ -158,7 +159,7 @@ def _headers(found: Scenarios) -> None:
         ("provider-no-peer", 5, bytes(38), "MALFORMED"), ("total-negative", 6, -1, "BOUND"),
         ("expiry-float", 7, 1.0, "MALFORMED"), ("payload-too-long", 8, (1 << 31) + 1, "BOUND"), ("items-zero", 9, 0, "BOUND"),
         ("commitment-short", 10, bytes(31), "MALFORMED"), ("commitment-empty", 10, b"", "MALFORMED"),
-        ("commitment-nil", 10, None, "MALFORMED"),
+        ("commitment-nil", 10, None, "MALFORMED"), ("items-too-many", 9, (1 << 20) + 1, "BOUND"),
     ):  # fmt: skip
         found.bad(f"header-{name}", "4.1", "envelope_header.decode", replaced(HEADER, index, value), code)
     found.bad("header-too-long", "4.1", "envelope_header.decode", pack(*HEADER, bytes(1024)), "BOUND")

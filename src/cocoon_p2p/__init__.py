@@ -23,10 +23,13 @@ if TYPE_CHECKING:
     from cocoon_p2p.errors import TransportError as TransportError
     from cocoon_p2p.execution.arrays import to_arrays as to_arrays
     from cocoon_p2p.ids import Tier as Tier
+    from cocoon_p2p.node import GeneratedToken as GeneratedToken
+    from cocoon_p2p.node import Generation as Generation
     from cocoon_p2p.node import MapItem as MapItem
     from cocoon_p2p.node import Node as Node
     from cocoon_p2p.node import RunRequest as RunRequest
     from cocoon_p2p.node import RunResult as RunResult
+    from cocoon_p2p.node import Session as Session
     from cocoon_p2p.node_jobs import payload_of as payload_of
     from cocoon_p2p.policy.preference import Balanced as Balanced
     from cocoon_p2p.policy.preference import Cheapest as Cheapest
@@ -52,7 +55,7 @@ _HOMES = {
     ),
     "execution.arrays": ("to_arrays",),
     "ids": ("Tier",),
-    "node": ("MapItem", "Node", "RunRequest", "RunResult"),
+    "node": ("GeneratedToken", "Generation", "MapItem", "Node", "RunRequest", "RunResult", "Session"),
     "node_jobs": ("payload_of",),
     "policy.preference": ("Balanced", "Cheapest", "Fastest", "MostReliable", "Preference"),
     "policy.selection": ("Candidate", "Wanted"),

@@ -12,12 +12,25 @@ from typing import Any, cast
 
 import trio
 
-from cocoon_p2p.assembly_provider import idle_rules, make_desk, make_serving, open_system_machine, prepare
+from cocoon_p2p.assembly_engines import offer_upstreams, open_engines
+from cocoon_p2p.assembly_models import ModelMoves, MoveParts, open_model_moves
+from cocoon_p2p.assembly_provider import (
+    allow_list,
+    idle_rules,
+    make_desk,
+    make_serving,
+    open_system_machine,
+    pool_settings,
+    prepare,
+)
 from cocoon_p2p.config import NodeConfig
+from cocoon_p2p.drivers.blob_serve import BlobPorts
 from cocoon_p2p.drivers.checking import CheckPorts, Checks, make_checks
 from cocoon_p2p.drivers.clock import Clock, SystemClock
 from cocoon_p2p.drivers.considerations import ConsiderationKeeper
+from cocoon_p2p.drivers.disk_threads import DiskThreads
 from cocoon_p2p.drivers.experience import ExperienceKeeper
+from cocoon_p2p.drivers.generating import Generating
 from cocoon_p2p.drivers.idling import Idling
 from cocoon_p2p.drivers.job_client import ClientPorts, JobClient
 from cocoon_p2p.drivers.job_provider import JobProvider, ProviderPorts
@@ -34,7 +47,9 @@ from cocoon_p2p.drivers.recovery import recover
 from cocoon_p2p.drivers.resolve import Resolver
 from cocoon_p2p.drivers.serving import Serving
 from cocoon_p2p.drivers.standing import StandingKeeper
+from cocoon_p2p.drivers.upstreams import Upstreams
 from cocoon_p2p.errors import ConfigError, TransportError
+from cocoon_p2p.execution.memory import job_budget, machine_bytes
 from cocoon_p2p.execution.port import Engine
 from cocoon_p2p.home import Home, PrivateNetwork
 from cocoon_p2p.ids import ModelId, PeerId
@@ -82,11 +97,13 @@ class Parts:
     registry: ModelRegistry
     market: MarketDriver
     buyer: Buyer
+    generating: Generating
     experience: ExperienceKeeper
     nursery: trio.Nursery
     """For work that goes on between two calls; it ends with the node."""
     checks: Checks
     peering: Peering
+    moves: ModelMoves
     serving: Serving | None
     """None for a node that serves nobody."""
     idling: Idling | None
@@ -131,7 +148,7 @@ async def open_parts(
         await recover(store, settlement, clock)
         registry = ModelRegistry(home.path)
         desk = make_desk(identity, settlement, config, clock)
-        engine = await stack.enter_async_context(open_engine(config)) if config.provider.serve else None
+        engine = await open_engines(stack, config, open_engine(config)) if config.provider.serve else None
         serving = make_serving(engine, desk, registry, config, store)
         await prepare(serving, registry, config, imports=backends.open_network is None)
         network = await stack.enter_async_context(open_network(identity, config))
@@ -169,7 +186,7 @@ async def open_parts(
             lambda: advertised_addresses(network, config),
         )
         market.refresh()
-        _keep_offers(nursery, serving, idling, market.refresh)
+        _keep_offers(nursery, serving, idling, market.refresh, await offer_upstreams(engine, serving, config))
         learned = ExperienceKeeper(store, clock), ConsiderationKeeper(store, clock)
         resolver = Resolver(
             market,
@@ -184,11 +201,15 @@ async def open_parts(
             CheckPorts(identity, buyer.experience, clock, rng),
             buyer,
             resolver,
-            OwnEngine(registry, engine, partial(open_engine, config)),
+            OwnEngine(registry, engine, partial(open_engine, config), allow_list(config)),
             home=home.path,
             audit_percent=config.client.audit_percent,
         )
         nursery.start_soon(checks.repeater.run)
+        blob = BlobPorts(network, standing, clock, DiskThreads(real=backends.clock is None))
+        moves = open_model_moves(
+            MoveParts(home.path, config, registry, market, resolver, serving, desk, rng), blob, nursery
+        )
         yield Parts(
             home=home,
             config=config,
@@ -202,10 +223,12 @@ async def open_parts(
             registry=registry,
             market=market,
             buyer=buyer,
+            generating=Generating(buyer, ports),
             experience=buyer.experience,
             nursery=nursery,
             checks=checks,
             peering=peering,
+            moves=moves,
             serving=serving,
             idling=idling,
         )
@@ -273,18 +296,30 @@ def open_onnx_engine(config: NodeConfig) -> AbstractAsyncContextManager[Engine]:
     """The real engine: ONNX Runtime in worker processes, none of which runs before a model is loaded."""
     from cocoon_p2p.execution.onnx_engine import open_engine
 
+    section = config.execution
     return open_engine(
-        threads=config.execution.threads or None,
-        batch_items_max=config.execution.batch_items_max,
-        device=config.execution.providers,
+        threads=section.threads or None,
+        batch_items_max=section.batch_items_max,
+        device=section.providers,
         bytes_in_flight_max=config.provider.bytes_in_flight_max,
+        output_bytes_max=section.output_bytes_max,
+        job_seconds=section.job_seconds_max,
+        job_memory_bytes=job_budget(section.job_memory, machine_bytes()),
+        pool=pool_settings(config),
     )
 
 
 def _keep_offers(
-    nursery: trio.Nursery, serving: Serving | None, idling: Idling | None, refresh: Callable[[], None]
+    nursery: trio.Nursery,
+    serving: Serving | None,
+    idling: Idling | None,
+    refresh: Callable[[], None],
+    upstreams: Upstreams | None,
 ) -> None:
     """What changes the offers tells the market."""
+    if upstreams is not None:
+        refresh()
+        nursery.start_soon(upstreams.run)
     if serving is not None:
         serving.changed = refresh
         nursery.start_soon(serving.keep_prices)

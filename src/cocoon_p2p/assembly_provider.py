@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from pathlib import Path
 
 import trio
@@ -13,9 +14,13 @@ from cocoon_p2p.drivers.idling import NOT_LOOKED_YET
 from cocoon_p2p.drivers.plain_nursery import open_plain_nursery
 from cocoon_p2p.drivers.price_keeper import PriceKeeper, PriceLevels
 from cocoon_p2p.drivers.serving import PriceSettings, Serving
+from cocoon_p2p.execution.jail import support
+from cocoon_p2p.execution.memory import machine_bytes, model_budget
+from cocoon_p2p.execution.pool_settings import PoolSettings
 from cocoon_p2p.execution.port import Engine
-from cocoon_p2p.ids import Tier
+from cocoon_p2p.ids import ModelId, Tier
 from cocoon_p2p.machine.port import Machine
+from cocoon_p2p.models.allow_list import AllowList
 from cocoon_p2p.models.registry import InstalledModel, ModelRegistry
 from cocoon_p2p.policy.idle import IdleRules, parse_hours
 from cocoon_p2p.proto.provider_desk import ProviderDesk
@@ -25,6 +30,8 @@ from cocoon_p2p.sealing.signing import IdentityKey
 from cocoon_p2p.settlement.port import Settlement
 from cocoon_p2p.store import Store
 from cocoon_p2p.wire.seal import make_seal_key_record
+
+log = logging.getLogger(__name__)
 
 
 def make_desk(identity: IdentityKey, settlement: Settlement, config: NodeConfig, clock: Clock) -> ProviderDesk:
@@ -59,7 +66,28 @@ def make_serving(
         section.price_ceiling_percent,
         section.open_percent,
     )
-    return Serving(engine, desk, registry, prices, PriceKeeper(desk, PriceLevels(store.values, section.pricing)))
+    keeper = PriceKeeper(desk, PriceLevels(store.values, section.pricing))
+    allowed = allow_list(config)
+    if allowed.no_jail:
+        log.warning(
+            "models that came from peers are not served, but for those in [provider] allow: %s", allowed.no_jail
+        )
+    return Serving(engine, desk, registry, prices, keeper, keep_warm=config.execution.keep_warm, allow_list=allowed)
+
+
+def allow_list(config: NodeConfig) -> AllowList:
+    """Which models may be run here, by what the kernel has for their processes' jail."""
+    return AllowList([ModelId(text) for text in config.provider.allow], support().reason)
+
+
+def pool_settings(config: NodeConfig) -> PoolSettings:
+    """What [execution] says about which models are loaded."""
+    section = config.execution
+    return PoolSettings(
+        budget_bytes=model_budget(section.memory_budget, machine_bytes()),
+        unload_idle_s=60 * section.unload_idle_minutes,
+        replicas_max=section.replicas_max,
+    )
 
 
 def idle_rules(config: NodeConfig) -> IdleRules:

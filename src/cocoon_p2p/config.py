@@ -11,7 +11,7 @@ import json
 import textwrap
 import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import Field, dataclass, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from cocoon_p2p.config_sections import (
     IdleSection,
     LogSection,
     MarketSection,
+    ModelsSection,
     NetworkSection,
     NodeSection,
     ProviderSection,
@@ -30,8 +31,9 @@ from cocoon_p2p.config_sections import (
     problem_of_dial_address,
     problem_of_listen_address,
 )
+from cocoon_p2p.config_upstream import UpstreamSection
 from cocoon_p2p.errors import ConfigError
-from cocoon_p2p.limits import AMOUNT_NANOGRAM_MAX, MIB
+from cocoon_p2p.limits import AMOUNT_NANOGRAM_MAX, MIB, UPSTREAM_ENTRIES_MAX
 
 __all__ = [
     "ClientSection",
@@ -39,6 +41,7 @@ __all__ = [
     "NodeConfig",
     "NodeSection",
     "ProviderSection",
+    "UpstreamSection",
     "default_toml",
     "load_config",
     "parse_config",
@@ -62,7 +65,9 @@ class NodeConfig:
     idle: IdleSection = IdleSection()
     client: ClientSection = ClientSection()
     market: MarketSection = MarketSection()
+    models: ModelsSection = ModelsSection()
     execution: ExecutionSection = ExecutionSection()
+    upstream: tuple[UpstreamSection, ...] = field(default=(), metadata={"each": UpstreamSection})
     settlement: SettlementSection = SettlementSection()
     log: LogSection = LogSection()
 
@@ -115,6 +120,10 @@ def parse_config(text: str, source: str, *, folder: Path | None = None) -> NodeC
     for name, table in document.items():
         if name not in sections:
             raise _unknown(source, name, isinstance(table, dict))
+        each = sections[name].metadata.get("each")
+        if each is not None:
+            parsed[name] = _parse_tables(each, name, table, source)
+            continue
         if not isinstance(table, dict):
             raise ConfigError(f"{source}: {name} is a section: write its keys under a line [{name}]")
         parsed[name] = _parse_section(type(sections[name].default), name, table, source)
@@ -131,19 +140,21 @@ def render_toml(config: NodeConfig) -> str:
     """`config` as the text of a node.toml, every key with its explanation. Parsing it gives `config` again."""
     lines = ["# Configuration of a cocoon_p2p node. Amounts are nanogram: 1 GRAM = 1,000,000,000 nanogram."]
     for name, section, rules in _sections(config):
-        lines += ["", f"[{name}]"]
-        for each, rule in rules:
-            lines += textwrap.wrap(
-                _explained(rule), 100, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False
-            )
-            lines.append(f"{each} = {_toml_value(getattr(section, each))}")
+        for table in section if isinstance(section, tuple) else (section,):
+            lines += ["", f"[[{name}]]" if isinstance(section, tuple) else f"[{name}]"]
+            for each, rule in rules:
+                lines += textwrap.wrap(
+                    _explained(rule), 100, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False
+                )
+                lines.append(f"{each} = {_toml_value(getattr(table, each))}")
     return "\n".join(lines) + "\n"
 
 
 def _sections(config: NodeConfig) -> Iterator[tuple[str, Any, list[tuple[str, Rule]]]]:
     for section in fields(config):
         value = getattr(config, section.name)
-        yield section.name, value, [(each.name, _rule(each)) for each in fields(value)]
+        kind = section.metadata.get("each") or value
+        yield section.name, value, [(each.name, _rule(each)) for each in fields(kind)]
 
 
 def _rule(of: Field[Any]) -> Rule:
@@ -175,6 +186,22 @@ def _parse_section(section: type[Any], name: str, table: dict[str, Any], source:
             raise _unknown_key(where, each, name, known)
         values[each] = _checked(value, known[each].default, _rule(known[each]), where)
     return section(**values)
+
+
+def _parse_tables(section: type[Any], name: str, tables: Any, source: str) -> tuple[Any, ...]:
+    """Tables that may stand several times: [[name]]. Raises ConfigError."""
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise ConfigError(f"{source}: {name} may stand several times: write its keys under a line [[{name}]]")
+    if len(tables) > UPSTREAM_ENTRIES_MAX:
+        raise ConfigError(f"{source}: got {len(tables)} tables [[{name}]]; at most {UPSTREAM_ENTRIES_MAX} are allowed")
+    parsed = []
+    for number, table in enumerate(tables, 1):
+        where = name if len(tables) == 1 else f"{name} {number}"
+        for each in fields(section):
+            if _rule(each).needed and table.get(each.name, "") == "":
+                raise ConfigError(f"{source}: [[{where}]] {each.name} is missing: {_rule(each).explanation}")
+        parsed.append(_parse_section(section, where, table, source))
+    return tuple(parsed)
 
 
 def _checked(value: Any, default: Any, rule: Rule, where: str) -> Any:
@@ -282,5 +309,6 @@ def _with_absolute_files(config: NodeConfig, folder: Path) -> NodeConfig:
         config,
         provider=replace(config.provider, models=models),
         node=replace(config.node, home=absolute(config.node.home)),
+        upstream=tuple(replace(each, api_key_file=absolute(each.api_key_file)) for each in config.upstream),
         identity=replace(config.identity, passphrase_file=absolute(config.identity.passphrase_file)),
     )

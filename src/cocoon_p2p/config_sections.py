@@ -10,13 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from cocoon_p2p.execution.memory import problem_of_amount
+from cocoon_p2p.ids import is_model_id
 from cocoon_p2p.limits import (
     AGENT_CHARS_MAX,
     AMOUNT_NANOGRAM_MAX,
     BATCH_ITEMS_MAX,
+    BLOB_STREAMS_MAX,
     ITEMS_PER_JOB_MAX,
     JOB_BYTES_IN_FLIGHT_MAX,
     JOB_BYTES_MAX,
+    JOB_RUN_SECONDS_DEFAULT,
     JOB_TIMEOUT_DEFAULT_S,
     JOB_TIMEOUT_MAX_S,
     JOBS_IN_ALL_MAX,
@@ -24,6 +28,9 @@ from cocoon_p2p.limits import (
     MODELS_PER_ANNOUNCEMENT_MAX,
     NAME_CHARS_MAX,
     REGION_CHARS_MAX,
+    REPLICAS_MAX,
+    SESSION_IDLE_MAX_S,
+    UNLOAD_IDLE_DEFAULT_MINUTES,
 )
 from cocoon_p2p.net.addresses import parse_address, parse_dialable
 from cocoon_p2p.policy.idle import problem_of_hours
@@ -43,6 +50,11 @@ def problem_of_listen_address(text: str) -> str | None:
     if address.peer is not None or address.kind.startswith("dns"):
         return f"{text!r} is no address to listen on; one looks like /ip4/0.0.0.0/tcp/{LISTEN_PORT}"
     return None
+
+
+def problem_of_model_id(text: str) -> str | None:
+    """What is wrong with an entry of [provider] allow; None when it is right."""
+    return None if is_model_id(text) else f"{text[:80]!r} is no model's id: 64 digits (cocoon-node models list)"
 
 
 def problem_of_announced_address(text: str) -> str | None:
@@ -82,6 +94,8 @@ class Rule:
     entries_min: int = 0
     instead: str = ""
     """What an operator may have meant who wrote too few entries."""
+    needed: bool = False
+    """Of a table that may stand several times: each must have it."""
 
 
 def key(default: bool | float | str | tuple[str, ...], explanation: str, **bounds: Any) -> Any:
@@ -230,6 +244,26 @@ class ProviderSection:
     bytes_in_flight_max: int = key(
         1024 * MIB, "Bytes of memory for the inputs of all jobs together.", low=1024, high=JOB_BYTES_IN_FLIGHT_MAX
     )
+    allow: tuple[str, ...] = key(
+        (),
+        "Ids of models that came from peers and are to be trusted like those added by hand: served even where model processes "
+        "cannot be jailed (`cocoon-node doctor`).",
+        check=problem_of_model_id,
+        entries_max=MODELS_PER_ANNOUNCEMENT_MAX,
+    )
+    auto_serve: bool = key(
+        False,
+        "Pick up models that are in demand from other peers and offer them, too, and remove those again that nobody wants; never those "
+        "that were added by hand. They are strangers' models: only where their processes can be jailed (`cocoon-node doctor`).",
+    )
+    auto_serve_disk: str = key(
+        "20 GiB", "Disk space for models that were picked up so; those that were not used for longest go first.",
+        check=problem_of_amount,
+    )  # fmt: skip
+    auto_serve_memory: str = key(
+        "auto", "The largest model that is picked up; auto: a quarter of the machine's memory.",
+        check=problem_of_amount,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +341,67 @@ class ExecutionSection:
     providers: str = key(
         "auto", "Device to run on. auto: a GPU when a probe shows that it works, else the CPU; cpu; cuda: a GPU or nothing.",
         choices=("auto", "cpu", "cuda"),
+    )  # fmt: skip
+    memory_budget: str = key(
+        "auto",
+        'Memory that loaded models may take together, such as "6 GiB"; auto: half of the machine\'s. Models beyond it are loaded when a '
+        "job wants them, in the place of those that were not used for longest.",
+        check=problem_of_amount,
+    )
+    keep_warm: tuple[str, ...] = key(
+        (),
+        "Models (names or ids) that are loaded at the start and never unloaded; the others wait for their first job. Empty: at the start "
+        "as many are loaded as the memory budget has room for.",
+        entries_max=MODELS_PER_ANNOUNCEMENT_MAX,
+    )
+    unload_idle_minutes: float = key(
+        UNLOAD_IDLE_DEFAULT_MINUTES, "Unload a model that had no job for so long; 0: only when another needs the room.",
+        low=0, high=10_080,
+    )  # fmt: skip
+    replicas_max: int = key(
+        0,
+        "Workers of one model at most; a second one starts when its queue stays long and a device is free. 0: one for each GPU, and one "
+        "on a CPU, where more are of use only when `threads` leaves cores for them.",
+        low=0, high=REPLICAS_MAX,
+    )  # fmt: skip
+    job_memory: str = key(
+        "auto",
+        'Memory that one run may take beside the model, such as "2 GiB"; auto: a quarter of the machine\'s. A worker that takes more is ended.',
+        check=problem_of_amount,
+    )
+    job_seconds_max: float = key(
+        JOB_RUN_SECONDS_DEFAULT, "Seconds that one run may take; a worker that takes longer is ended.", low=1, high=JOB_TIMEOUT_MAX_S
+    )
+    output_bytes_max: int = key(JOB_BYTES_MAX, "Bytes of one job's output.", low=1024, high=JOB_BYTES_MAX)
+    session_idle_s: float = key(
+        300.0, "Seconds without a call after which the state of a client's session is forgotten (recurrent models); 0: none is kept.",
+        low=0, high=SESSION_IDLE_MAX_S,
+    )  # fmt: skip
+    session_bytes_max: int = key(
+        256 * MIB, "Bytes of memory for the state of all sessions together.", low=0, high=JOB_BYTES_IN_FLIGHT_MAX
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelsSection:
+    """Models that move between peers."""
+
+    share: bool = key(
+        True,
+        "Whether others may fetch from here the models that this node has, and what has come of those that it is fetching. Models that "
+        "nobody else should have want false here; whoever knows a model's id may ask for it.",
+    )
+    uploads_max: int = key(
+        8, "Peers that fetch models from here at the same time; others wait for their turn. Those on the local network do not count.",
+        low=1, high=BLOB_STREAMS_MAX,
+    )  # fmt: skip
+    upload_megabytes_per_second: float = key(
+        0.0, "What all of them together may fetch, in 10^6 bytes a second; 0: no limit. The local network does not count.",
+        low=0, high=100_000,
+    )  # fmt: skip
+    download_megabytes_per_second: float = key(
+        0.0, "What this node fetches of models from others, in 10^6 bytes a second; 0: no limit. The local network does not count.",
+        low=0, high=100_000,
     )  # fmt: skip
 
 

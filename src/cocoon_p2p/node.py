@@ -13,20 +13,24 @@ from pathlib import Path
 
 from cocoon_p2p.assembly import Backends, Parts, open_parts
 from cocoon_p2p.config import NodeConfig, load_config, render_toml
-from cocoon_p2p.errors import ConfigError
+from cocoon_p2p.execution.port import ModelStatus
 from cocoon_p2p.home import Home, locate_home
 from cocoon_p2p.node_audit import NodeAudit
 from cocoon_p2p.node_doctor import NodeDoctor
+from cocoon_p2p.node_generate import GeneratedToken, Generation, NodeGenerate
 from cocoon_p2p.node_jobs import RunRequest, RunResult
 from cocoon_p2p.node_map import MapItem, NodeMap
 from cocoon_p2p.node_market import NodeMarket
+from cocoon_p2p.node_models import NodeModels, serving_of
 from cocoon_p2p.node_peers import NodePeers
+from cocoon_p2p.node_pull import NodePull
+from cocoon_p2p.node_session import NodeSession, Session
 from cocoon_p2p.rows import Row, entry_row, model_row, wallet_row
 
-__all__ = ["MapItem", "Node", "RunRequest", "RunResult"]
+__all__ = ["GeneratedToken", "Generation", "MapItem", "Node", "RunRequest", "RunResult", "Session"]
 
 
-class Node(NodePeers, NodeMap, NodeMarket, NodeAudit, NodeDoctor):
+class Node(NodePeers, NodeMap, NodeGenerate, NodeMarket, NodeModels, NodePull, NodeSession, NodeAudit, NodeDoctor):
     """One participant of the network. Made by `Node.open`."""
 
     def __init__(self, parts: Parts) -> None:
@@ -88,6 +92,7 @@ class Node(NodePeers, NodeMap, NodeMarket, NodeAudit, NodeDoctor):
             "clock_advice": parts.market.clocks.advice() or None,
             "settlement_network": parts.settlement.network_id,
             "serve": parts.serving is not None,
+            "no_jail": (parts.serving.allow_list.no_jail or None) if parts.serving is not None else None,
             "idle": None if parts.idling is None else parts.idling.row(),
             "models": self.models(),
             "jobs": jobs,
@@ -119,6 +124,11 @@ class Node(NodePeers, NodeMap, NodeMarket, NodeAudit, NodeDoctor):
                     "device": status.device.name,
                     "device_reason": status.device.reason,
                     "loaded": status.loaded,
+                    "state": _state(status),
+                    "problem": status.problem or None,
+                    "devices": [device.name for device in status.devices],
+                    "replicas": status.replicas,
+                    "memory_bytes": status.memory_bytes,
                     "queued": status.queued,
                     "running": status.running,
                     "jobs_done": status.jobs_done,
@@ -140,16 +150,19 @@ class Node(NodePeers, NodeMap, NodeMarket, NodeAudit, NodeDoctor):
         price_per_item: int | None = None,
     ) -> Row:
         """Install a model and offer it at once. Raises ConfigError, ExecutionError."""
-        serving = self._parts.serving
-        if serving is None:
-            raise ConfigError(
-                "this node serves nobody: [provider] serve is false",
-                hint="set serve = true in node.toml and start the node again",
-            )
-        model = await serving.install_and_serve(
+        model = await serving_of(self._parts).install_and_serve(
             Path(path), name=name, price_base=price_base, price_per_item=price_per_item
         )
         return model_row(model)
+
+
+def _state(status: ModelStatus) -> str:
+    """In one word for people: loaded, restarting, loading, failed or cold."""
+    if status.warm:
+        return "loaded" if status.loaded else "restarting"
+    if status.loading:
+        return "loading"
+    return "failed" if status.problem else "cold"
 
 
 def _with_options(

@@ -12,6 +12,7 @@ from cocoon_p2p.assembly import Parts
 from cocoon_p2p.drivers.clock import unix_ms
 from cocoon_p2p.drivers.plain_nursery import open_plain_nursery
 from cocoon_p2p.errors import CocoonError, ExecutionError, RemoteProtocolError, TransportError
+from cocoon_p2p.execution.jail import support
 from cocoon_p2p.ids import ModelId, PeerId
 from cocoon_p2p.limits import DOCTOR_PEERS_MAX, DOCTOR_PROVIDERS_MAX, DOCTOR_QUESTION_S, DOCTOR_RUN_S
 from cocoon_p2p.models.canary import TAME_MAX, canary_input
@@ -34,14 +35,15 @@ class NodeDoctor:
     # --- of itself ---
 
     def health(self) -> Row:
-        """What `status` leaves out: {"clock", "untold_rules", "offers"}. "untold_rules" are the idle rules whose facts this
-        machine cannot tell; "offers" is what is announced at the moment."""
+        """What `status` leaves out: {"clock", "untold_rules", "offers", "no_jail"}. "untold_rules" are the idle rules whose facts this
+        machine cannot tell; "offers" is what is announced at the moment; "no_jail" is why models that came from peers are not run here, or None."""
         parts = self._parts
         idling = parts.idling
         return {
             "clock": self.clock_comparison(),
             "untold_rules": untold_rules(idling.rules, idling.seen) if idling and idling.seen else [],
             "offers": [_offer(offer) for offer in parts.serving.offers()] if parts.serving else [],
+            "no_jail": support().reason or None,
         }
 
     def clock_comparison(self) -> Row:

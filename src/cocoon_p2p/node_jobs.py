@@ -10,7 +10,13 @@ from cocoon_p2p.assembly import Parts
 from cocoon_p2p.drivers.order import Order, Purchase
 from cocoon_p2p.errors import ConfigError
 from cocoon_p2p.ids import PeerId, Tier, parse_peer_id
-from cocoon_p2p.limits import AMOUNT_NANOGRAM_MAX, HEDGE_MAX, JOB_TIMEOUT_MAX_S, QUORUM_MAX
+from cocoon_p2p.limits import (
+    AMOUNT_NANOGRAM_MAX,
+    GENERATION_TIMEOUT_TOKENS,
+    HEDGE_MAX,
+    JOB_TIMEOUT_MAX_S,
+    QUORUM_MAX,
+)
 from cocoon_p2p.node_audit import agreement_row
 from cocoon_p2p.policy.preference import PREFERENCES, Preference
 from cocoon_p2p.rows import Row, job_row, receipt_row
@@ -44,6 +50,13 @@ class RunRequest:
     whole answer is paid."""
     quorum: int = 1
     """Providers whose answers are compared; each is paid."""
+
+    def with_time_for(self, max_tokens: int, timeout_s: float) -> RunRequest:
+        """The same for an answer of so many tokens, where it says nothing of time; `timeout_s` is the configuration's."""
+        if self.timeout_s is not None:
+            return self
+        allowed = timeout_s * max(1, -(-max_tokens // GENERATION_TIMEOUT_TOKENS))
+        return replace(self, timeout_s=min(allowed, JOB_TIMEOUT_MAX_S))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,10 @@ from typing import Any
 from cocoon_p2p.drivers.invites import Invitation
 from cocoon_p2p.drivers.joining import EntryState
 from cocoon_p2p.drivers.peering import Membership
-from cocoon_p2p.models.manifest import TensorSpec
+from cocoon_p2p.models.manifest import GenerationSpec, TensorSpec
 from cocoon_p2p.models.registry import InstalledModel
+from cocoon_p2p.models.text_part import NO_ACTIVATION, TextFrontEnd
+from cocoon_p2p.models.upstream_claim import upstream_to_json
 from cocoon_p2p.net.port import ConnectedPeer, Reachability
 from cocoon_p2p.policy.reputation import Standing
 from cocoon_p2p.settlement.port import Balance, ChannelStatus
@@ -102,8 +104,32 @@ def model_row(model: InstalledModel) -> Row:
         "takes_text": manifest.text is not None,
         "inputs": [_tensor_row(spec) for spec in manifest.inputs],
         "outputs": [_tensor_row(spec) for spec in manifest.outputs],
+        "labels": None if manifest.text is None else list(manifest.text.labels) or None,
+        "text_outputs": None if manifest.text is None else _text_output_rows(manifest.text),
+        "state": [list(pair) for pair in manifest.state],
+        "generation": None if manifest.generation is None else _generation_row(manifest.generation),
+        "upstream": None if manifest.upstream is None else upstream_to_json(manifest.upstream),
         "license": manifest.license or None,
         "folder": str(model.folder),
+    }
+
+
+def _text_output_rows(text: TextFrontEnd) -> list[Row]:
+    """What a text job gives, one row of it for each text. "made": how, where the worker makes it of an output of the graph."""
+    made = None
+    if text.pooling is not None:
+        made = f"{text.pooling.how} of {text.pooling.output}{', brought to length 1' if text.pooling.normalize else ''}"
+    elif text.logits is not None:
+        made = text.logits if text.activation == NO_ACTIVATION else f"{text.activation} of {text.logits}"
+    return [{"name": name, "made": made} for name in text.outputs]
+
+
+def _generation_row(spec: GenerationSpec) -> Row:
+    return {
+        "context": spec.context,
+        "vocabulary": spec.vocab,
+        "chat": spec.template is not None,
+        "in_place": spec.in_place,
     }
 
 

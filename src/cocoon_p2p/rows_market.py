@@ -60,6 +60,8 @@ def offer_row(
         "slots_free": offer.slots_free,
         "slots_total": offer.slots_total,
         "queue_ms": offer.queue_ms,
+        "warm": offer.warm,
+        "load_ms": offer.load_ms,
         "item_us": offer.item_us,
         "items_max": offer.items_max,
         "input_bytes_max": offer.input_bytes_max,

@@ -143,7 +143,7 @@ async def test_a_killed_worker_fails_its_job_and_comes_back(tmp_path: Path) -> N
         assert (await run_job(engine, other, {"x": np.zeros((1, 4), np.float32)}))["y"].shape == (1, 3)
         with trio.fail_after(20):
             await counted.wait()
-        assert time.monotonic() - started < 1.0
+        assert time.monotonic() - started < 3.0, "a second, and what a machine that has other things to do takes"
         assert [error.code for error in errors] == ["WORKER"]
         assert "killed by signal 9 (SIGKILL)" in errors[0].message
         assert {status.pid for status in engine.models()}.isdisjoint({pid, None})
@@ -203,7 +203,12 @@ async def test_a_killed_fork_server_is_replaced(tmp_path: Path) -> None:
         assert pid is not None
         os.kill(parent_of(pid), signal.SIGKILL)
         job = {"x": np.zeros((1, 4), np.float32)}
-        assert (await run_job(engine, first, job))["y"].shape == (1, 3)
+        assert (await run_job(engine, first, job))["y"].shape == (1, 3), "by the worker that goes with it, or the next"
+        with trio.fail_after(20):
+            while engine.models()[0].pid in (pid, None):  # noqa: ASYNC110 - the port has no event for it
+                await trio.sleep(0.001)
+        pid = engine.models()[0].pid
+        assert pid is not None
         await engine.load(second.model_id, second.folder)
         assert (await run_job(engine, second, {"x": np.zeros((1, 2), np.float32)}))["y"].shape == (1, 2)
         os.kill(pid, signal.SIGKILL)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from towns import Lines, eventually
+from towns import Lines, bearing, eventually
 
 from cocoon_p2p.cli.demo import both_signed
 from cocoon_p2p.cli.demo_folder import MARKER as MARKER_FILE
@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.processes,
     pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="counts processes in /proc"),
 ]
-MARKER = "COCOON_TEST_DEMO"
+MARKER = "PYTHON_TEST_DEMO"
 LEFT_AFTER_KILL_S = 10.0
 """Nodes that are still importing see only then that their parent has died."""
 TEXT = """\
@@ -51,6 +51,7 @@ class Demo:
 
     def __init__(self, arguments: tuple[str, ...], cache: Path, folder: Path) -> None:
         self.marker = f"{MARKER}={uuid.uuid4().hex}"
+        self._sessions: set[int] = set()
         name, _, value = self.marker.partition("=")
         environment = {**os.environ, name: value, "XDG_CACHE_HOME": str(cache), "TMPDIR": str(folder), "COLUMNS": "80"}
         self.process = subprocess.Popen(
@@ -63,15 +64,7 @@ class Demo:
 
     def processes(self) -> dict[int, str]:
         """Those that bear our mark: process id and command line."""
-        found = {}
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    if self.marker.encode() in (entry / "environ").read_bytes().split(b"\0"):
-                        found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                except OSError:  # it ended, or is somebody else's
-                    continue
-        return found
+        return bearing(self.marker, self._sessions)
 
     def has_started_another(self) -> bool:
         """Not one of those that Python's libraries run for a moment while they are imported (ldconfig)."""

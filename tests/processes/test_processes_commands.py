@@ -74,7 +74,7 @@ def test_models_add_list_show_remove(tmp_path: Path) -> None:
     assert (row["name"], row["price_per_item"], row["price_base"]) == ("sums", 77, None)
     assert [spec["name"] for spec in row["inputs"]] == ["a", "b"]
     assert [spec["name"] for spec in row["outputs"]] == ["sum", "difference"]
-    assert listed.json == {"models": [row]}
+    assert listed.json == {"models": [{**row, "offered": False, "loaded": False, "device": None, "jobs_served": 0}]}
     assert by_id.json == row
     assert shown.status == 0
     assert "a float32[?,?]" in shown.out
@@ -98,7 +98,12 @@ def test_a_model_added_to_a_running_node_is_offered_at_once(market_town: Town, t
     result, outputs = client.run("late", {"x": x})
     assert outputs["y"].tolist() == [[-2, -1], [2, 1]]
     assert result["price_nanogram"] == 9
-    assert "stop it first" in explained(market_town.cli("models", "remove", "late", home=provider.home), 2)
+    rows = market_town.cli("models", "list", "--json", home=provider.home).json["models"]
+    late = next(row for row in rows if row["name"] == "late")
+    assert (late["offered"], late["loaded"], late["device"], late["jobs_served"]) == (True, True, "cpu", 1)
+    removed = market_town.cli("models", "remove", "late", home=provider.home)
+    assert (removed.status, "offers it no more" in removed.err) == (0, True), removed.err
+    assert "late" not in {row["name"] for row in provider.status()["models"]}
 
 
 # --- looking around ---

@@ -29,8 +29,9 @@ from cocoon_p2p.tensors import TEXT_INPUT, Payload, string_tensor
 T = TypeVar("T")
 Arrays = dict[str, np.ndarray]
 
-MARKER = "COCOON_TEST_TOWN"
-"""In the environment of every process of a town, and so of all that they start."""
+MARKER = "PYTHON_TEST_TOWN"
+"""In the environment of every process of a town, and so of all that they start: it begins as names do that are kept for the
+processes which run models (execution/environment.py)."""
 ANYWHERE = "/ip4/127.0.0.1/tcp/0"
 PATIENCE_S = 30.0
 """For what takes a second on an idle machine: only a test that fails waits so long."""
@@ -55,6 +56,32 @@ def eventually(check: Callable[[], T], what: str, within: float = PATIENCE_S) ->
             return value
         assert time.monotonic() < deadline, f"not within {within:g} s: {what}"
         time.sleep(LOOK_AGAIN_S)
+
+
+def bearing(mark: str, sessions: set[int]) -> dict[int, str]:
+    """Every living process with `mark` ("NAME=value") in its environment, and what is of a session that such a one leads: process id
+    and command line. Workers in the jail let nobody but root read their environment, and are of their fork server's session;
+    `sessions` is this function's memory of such sessions, in which something lives."""
+    living = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        pid = int(folder.name)
+        try:
+            state, _, _, session = (folder / "stat").read_bytes().rpartition(b")")[2].split()[:4]
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:  # it ended
+            continue
+        try:
+            bears = mark.encode() in (folder / "environ").read_bytes().split(b"\0")
+        except OSError:  # another user's, or in the jail
+            bears = False
+        if bears and int(session) == pid:
+            sessions.add(pid)
+        if state != b"Z":
+            living.append((pid, int(session), bears, command))
+    sessions &= {session for _, session, _, _ in living}
+    return {pid: command for pid, session, bears, command in living if bears or session in sessions}
 
 
 class Lines:
@@ -232,6 +259,7 @@ class Town:
         self.past: list[NodeProcess] = []
         self._threads = ThreadPoolExecutor(max_workers=16)
         self._marker = uuid.uuid4().hex
+        self._sessions: set[int] = set()
         self.environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(root),
@@ -315,15 +343,7 @@ class Town:
 
     def processes(self) -> dict[int, str]:
         """Every living process of this town: node, command, fork server or worker."""
-        needle = f"{MARKER}={self._marker}".encode()
-        found = {}
-        for folder in Path("/proc").iterdir():
-            try:
-                if folder.name.isdigit() and needle in (folder / "environ").read_bytes().split(b"\0"):
-                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except OSError:  # it ended, or is another user's
-                continue
-        return found
+        return bearing(f"{MARKER}={self._marker}", self._sessions)
 
     def texts(self) -> Iterator[str]:
         """All that nodes of this town wrote, those that ended included."""

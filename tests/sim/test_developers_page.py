@@ -20,6 +20,7 @@ import trio
 import trio.testing
 from test_sim_failover import NAMES, settled
 from test_sim_jobs import autojump_clock
+from test_sim_sessions import adding, recurrent_model
 
 import cocoon_p2p
 from cocoon_p2p import CocoonError, Node, RefusalReason, RunRequest, limits
@@ -31,8 +32,9 @@ from cocoon_p2p.policy.preference import PREFERENCES
 from cocoon_p2p.tensors import Payload, Tensor, unpack_strings
 from cocoon_p2p.testing import models
 from cocoon_p2p.testing.simulation import RunningNode, Simulation
+from cocoon_p2p.testing.writing_model import writing_model
 
-__all__ = ["autojump_clock"]
+__all__ = ["autojump_clock", "recurrent_model"]
 
 PAGE = (Path(__file__).parents[2] / "docs" / "DEVELOPERS.md").read_text()
 FLAT = " ".join(PAGE.split())
@@ -180,6 +182,40 @@ async def test_wrong_answers(
         assert len(rows) == 6
         assert sum(f"{sim.nodes['one'].node.peer_id} wrong" in row for row in rows) == 2
         assert sum(" right " in row for row in rows) == 4
+
+
+async def test_sessions(
+    tmp_path: Path, recurrent_model: Path, autojump_clock: trio.testing.MockClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with Simulation(tmp_path, seed=1) as sim:
+        await sim.start("bootstrap")
+        await sim.start("one", model=recurrent_model, behaviour=adding)
+        client = await sim.start("client")
+        steps = "import numpy as np\nsteps = [np.ones((1, 3), np.float32)] * 3\n"
+        names = await run(steps + block("node.session("), client.node)
+    said = capsys.readouterr().out.splitlines()
+    assert said == [
+        "[[3.0, 3.0, 3.0, 3.0]]",
+        "[[6.0, 6.0, 6.0, 6.0]]",
+        "[[9.0, 9.0, 9.0, 9.0]]",
+        f"3 {names['session'].price_nanogram}",
+    ]
+
+
+async def test_text_as_it_is_made(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with Simulation(tmp_path / "sim", seed=1) as sim:
+        await sim.start("bootstrap")
+        await sim.start("one", model=writing_model(tmp_path, name="llama"))
+        client = await sim.start("client")
+        names = await run(block("node.generate("), client.node)
+    text, _, said = capsys.readouterr().out.rpartition("\n")[0].rpartition("\n")
+    answer = names["answer"]
+    assert text == answer.text
+    assert said == f"length: 200 tokens for {answer.price_nanogram} nanogram"
+    assert f"{limits.INSTALMENT_TOKENS} tokens ahead" in FLAT
+    assert f"60 seconds for every {limits.GENERATION_TIMEOUT_TOKENS} of `max_tokens`" in FLAT
 
 
 def test_every_block_is_run_by_one_of_these_tests() -> None:

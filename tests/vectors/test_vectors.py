@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 from network_operations import CANNOT_FAIL
+from vector_blob import CANNOT_FAIL as BLOB_CANNOT_FAIL
 from vector_kad_gossip import CANNOT_FAIL as KAD_AND_GOSSIP_CANNOT_FAIL
+from vector_manifest import CANNOT_FAIL as MANIFEST_CANNOT_FAIL
 from vector_operations import MESSAGES, OPERATIONS, RECORDS, run
 
 PROTOCOLS = Path(__file__).parents[2] / "protocols"
@@ -55,8 +57,8 @@ def test_every_operation_has_good_and_bad_vectors() -> None:
         scenario = load(path)
         (bad if code_of(scenario["expect"]) else good).add(scenario["input"]["operation"])
     assert good == {*MESSAGES, *RECORDS, *OPERATIONS}
-    cannot_fail = CANNOT_FAIL | KAD_AND_GOSSIP_CANNOT_FAIL | {
-        "identity.peer_id", "identity.sign", "capacity.keys", "seal.key", "seal.commitment", "seal.chunks", "voucher.hash", "channel.address",
+    cannot_fail = CANNOT_FAIL | KAD_AND_GOSSIP_CANNOT_FAIL | BLOB_CANNOT_FAIL | MANIFEST_CANNOT_FAIL | {
+        "identity.peer_id", "identity.sign", "capacity.keys", "seal.key", "seal.commitment", "seal.chunks", "seal.frames", "voucher.hash", "channel.address",
         "signed_channel_open.decode", "data.greet", "data.encrypt",
     }  # fmt: skip
     assert good - bad == cannot_fail

@@ -13,7 +13,9 @@ from typing import Any
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from network_operations import NETWORK_OPERATIONS
+from vector_blob import OPERATIONS as BLOB_OPERATIONS
 from vector_kad_gossip import OPERATIONS as KAD_AND_GOSSIP_OPERATIONS
+from vector_manifest import OPERATIONS as MANIFEST_OPERATIONS
 
 from cocoon_p2p.errors import RemoteProtocolError
 from cocoon_p2p.ids import PeerId, peer_id_from_public_key, peer_id_to_bytes, public_key_of
@@ -29,9 +31,10 @@ from cocoon_p2p.sealing.envelope import (
     SealKey,
     ciphertext_bytes,
 )
+from cocoon_p2p.sealing.frames import FrameOpener, FrameSealer
 from cocoon_p2p.sealing.signing import IdentityKey, verify_bytes, verify_signature
 from cocoon_p2p.tensors import PayloadError, decode_payload
-from cocoon_p2p.wire import capacity, evidence, invite, job, market_file, seal, voucher
+from cocoon_p2p.wire import blob, capacity, evidence, invite, job, market_file, seal, voucher
 
 Given = dict[str, Any]
 DOMAINS = {
@@ -46,6 +49,7 @@ DOMAINS = {
 MESSAGES: dict[str, Callable[[bytes], Any]] = {
     "job.decode": job.decode_message,
     "capacity.decode": capacity.decode_message,
+    "blob.decode": blob.decode_message,
     "market_file.decode": market_file.decode_file_record,
 }
 RECORDS: dict[str, Callable[[bytes], Any]] = {
@@ -232,6 +236,20 @@ def seal_open_chunks(given: Given) -> Any:
     return {"plaintext_sha256": hashlib.sha256(plaintext).hexdigest()}
 
 
+def seal_frames(given: Given) -> Any:
+    pieces = [bytes.fromhex(piece) for piece in given["pieces"]]
+    sealer = FrameSealer(AESGCM(bytes.fromhex(given["key"])) if given["key"] else None)
+    return [sealer.seal(piece, i == len(pieces) - 1).hex() for i, piece in enumerate(pieces)]
+
+
+def seal_open_frames(given: Given) -> Any:
+    opener = FrameOpener(AESGCM(bytes.fromhex(given["key"])) if given["key"] else None)
+    pieces = [opener.open(bytes.fromhex(frame), final).hex() for frame, final in given["frames"]]
+    if not opener.finished:
+        raise fails("ENVELOPE")
+    return pieces
+
+
 def voucher_hash(given: Given) -> Any:
     channel = bytes.fromhex(given["channel"])
     return voucher.voucher_cell_hash(given["network_id"], channel, given["cumulative"]).hex()
@@ -292,6 +310,8 @@ def data_frame(given: Given) -> Any:
 OPERATIONS: dict[str, Callable[[Given], Any]] = {
     **NETWORK_OPERATIONS,
     **KAD_AND_GOSSIP_OPERATIONS,
+    **BLOB_OPERATIONS,
+    **MANIFEST_OPERATIONS,
     "identity.peer_id": identity_peer_id,
     "identity.public_key": identity_public_key,
     "identity.sign": identity_sign,
@@ -306,6 +326,8 @@ OPERATIONS: dict[str, Callable[[Given], Any]] = {
     "seal.open": seal_open,
     "seal.open_response": seal_open_response,
     "seal.chunks": seal_chunks,
+    "seal.frames": seal_frames,
+    "seal.open_frames": seal_open_frames,
     "seal.open_chunks": seal_open_chunks,
     "voucher.hash": voucher_hash,
     "voucher.verify": voucher_verify,

@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 from cocoon_p2p.errors import CocoonError, ConfigError, TransportError
 from cocoon_p2p.gateway.errors_json import error_from_json
 from cocoon_p2p.gateway.frames import decode_frame, decode_json, encode_frame, frame_bytes
-from cocoon_p2p.limits import API_BODY_BYTES_MAX
+from cocoon_p2p.limits import API_BODY_BYTES_MAX, API_LINE_BYTES_MAX
 from cocoon_p2p.tensors import Payload, PayloadError
 
 CONNECT_TIMEOUT_S = 5.0
@@ -82,6 +82,29 @@ class LocalApi:
         )
         return decode_frame(answer)
 
+    def generate(self, head: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """One answer: its lines (gateway/generate_json.py), each as it comes. The node bounds the time; closing the iterator stops the
+        job."""
+        body = json.dumps(head).encode()
+        headers = {"content-length": str(len(body)), "content-type": "application/json"}
+        connection = _UnixConnection(self._path, None)
+        try:
+            with suppress(BrokenPipeError, ConnectionResetError):  # it may refuse before it read all, and says why
+                connection.request("POST", "/v1/generate", body=body, headers=headers)
+            response = connection.getresponse()
+            if response.status >= 400:
+                raise _error(response.status, _read(response))
+            row: dict[str, Any] = {}
+            while line := response.readline(API_LINE_BYTES_MAX):
+                row = decode_json(line)
+                yield row
+            if "result" not in row:
+                raise IncompleteRead(b"")
+        except (OSError, HTTPException) as error:
+            raise _gone(error) from error
+        finally:
+            connection.close()
+
     def canary(self, model: str, seed: int) -> tuple[dict[str, Any], Payload]:
         """What the node's own engine answers to a made-up input (`Node.own_answer`)."""
         return decode_frame(self._post_json("/v1/canary", {"model": model, "seed": seed}, READ_TIMEOUT_S))
@@ -107,9 +130,7 @@ class LocalApi:
             response = connection.getresponse()
             answer = _read(response)
         except (OSError, HTTPException) as error:
-            raise TransportError(
-                f"the node stopped answering: {error or type(error).__name__}", outcome_known=False, code="NODE_GONE"
-            ) from error
+            raise _gone(error) from error
         finally:
             connection.close()
         if response.status >= 400:
@@ -138,6 +159,12 @@ def _read(response: HTTPResponse) -> bytearray:
     if response.length:
         raise IncompleteRead(b"", response.length)
     return body
+
+
+def _gone(error: Exception) -> TransportError:
+    return TransportError(
+        f"the node stopped answering: {error or type(error).__name__}", outcome_known=False, code="NODE_GONE"
+    )
 
 
 def _bytes_of(pieces: list[bytes | memoryview]) -> Iterator[bytes]:

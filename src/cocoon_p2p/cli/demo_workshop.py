@@ -26,6 +26,7 @@ from cocoon_p2p.errors import CocoonError, ConfigError
 from cocoon_p2p.execution.environment import ENVIRONMENT
 from cocoon_p2p.gateway.errors_json import error_to_json, status_of
 from cocoon_p2p.models import minilm
+from cocoon_p2p.models.gathering import Wishes
 from cocoon_p2p.models.layout import ModelDamaged, model_folder, read_manifest
 from cocoon_p2p.models.registry import InstalledModel, ModelRegistry
 
@@ -107,7 +108,7 @@ def _cached_model(cache: Path) -> tuple[InstalledModel, bool]:
         if entry.name != _LOCK:
             shutil.rmtree(entry, ignore_errors=True)
     files = minilm.build_minilm(cache / _BUILDING)
-    model = registry.add(files, name=MODEL_NAME, license=LICENSE)
+    model = registry.add(files, name=MODEL_NAME, wishes=Wishes(license=LICENSE))
     shutil.rmtree(files)
     return model, True
 

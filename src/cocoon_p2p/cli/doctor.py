@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import logging
 import random
-import signal
 import sys
 import textwrap
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 
@@ -16,6 +15,7 @@ import trio
 
 from cocoon_p2p.cli.api_client import LocalApi
 from cocoon_p2p.cli.doctor_checks import Check, totals
+from cocoon_p2p.cli.interrupts import until_interrupted
 from cocoon_p2p.cli.output import paint, print_json, print_note, printable, terminal_columns
 from cocoon_p2p.cli.place import home_option, load_place, running_node
 from cocoon_p2p.home import Home
@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     """0: nothing failed; 1: something did; 2: no node runs here."""
     home, _ = load_place(options)
     api = running_node(home)
-    checks = trio.run(_until_interrupted, partial(_examine, options, home, api))
+    checks = trio.run(until_interrupted, partial(_examine, options, home, api))
     if checks is None:
         print_note("stopped")
         return INTERRUPTED
@@ -57,24 +57,6 @@ async def _examine(options: argparse.Namespace, home: Home, api: LocalApi) -> li
         rng=random.SystemRandom(),
     )
     return await rounds.run()
-
-
-async def _until_interrupted(work: Callable[[], Awaitable[list[Check]]]) -> list[Check] | None:
-    """None after SIGINT or SIGTERM: the stranger's folder, with its keys, is removed all the same."""
-    from cocoon_p2p.drivers.plain_nursery import open_plain_nursery
-
-    found: list[Check] | None = None
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with open_plain_nursery() as nursery:
-            nursery.start_soon(_cancel_at_signal, signals, nursery.cancel_scope)
-            found = await work()
-            nursery.cancel_scope.cancel()
-    return found
-
-
-async def _cancel_at_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
-    await anext(signals)
-    scope.cancel()
 
 
 def _remember(check: Check) -> None:

@@ -166,6 +166,18 @@ def _others(count: int) -> str:
     return "1 other" if count == 1 else f"{count} others"
 
 
+def judge_jail(no_jail: str | None) -> Check:
+    """`no_jail`: why model processes cannot be shut in here."""
+    if not no_jail:
+        return Check("jail", "pass", "models run in processes that reach no file, no network and no other process")
+    return Check(
+        "jail",
+        "warn",
+        f"models that came from peers are not run here: {no_jail}",
+        "those that you added yourself are; one that you trust: its id in allow of [provider] in node.toml",
+    )
+
+
 def judge_idle(idle: Row | None, untold: Sequence[str]) -> Check:
     """`untold`: rules whose facts this machine cannot tell."""
     name = "idle rules"

@@ -88,6 +88,7 @@ class Rounds:
             await self._check("announcement", self._announcement)
             await self._check("directory", self._directory)
             await self._models()
+            await self._check("jail", self._jail)
             await self._check("idle rules", self._idle)
             await self._check("money", self._money)
             nursery.cancel_scope.cancel()
@@ -309,6 +310,9 @@ class Rounds:
             if each["model_id"] == model["model_id"] and each["peer_id"] != self._me
         }
         return market.judge_price(model, offer["prices"], list(others.values()), self._at)
+
+    async def _jail(self) -> Check:
+        return market.judge_jail(self._health.get("no_jail"))
 
     async def _idle(self) -> Check:
         if not self._served:

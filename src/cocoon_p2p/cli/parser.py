@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from cocoon_p2p.cli.parser_checks import add_check_commands
 from cocoon_p2p.cli.parser_jobs import add_job_commands, nanogram
 from cocoon_p2p.cli.parser_market import add_market_commands, with_history
+from cocoon_p2p.cli.parser_models import add_models_commands
 from cocoon_p2p.cli.parser_network import add_network_commands
 from cocoon_p2p.limits import API_LIST_ROWS_MAX
 
@@ -80,7 +81,7 @@ def build_parser() -> Parser:
     parser.set_defaults(json=False)
     commands = _Commands(parser.add_subparsers(metavar="COMMAND", title="commands", required=False), home)
     _add_node_commands(commands)
-    _add_models(commands)
+    add_models_commands(commands, nanogram, _add_network_options)
     add_job_commands(commands, _add_network_options)
     _add_lists(commands)
     add_market_commands(commands, _add_network_options)
@@ -144,21 +145,6 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_config_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="configuration to use instead of HOME/node.toml")
-
-
-def _add_models(commands: _Commands) -> None:
-    models = commands.add("models", "cocoon_p2p.cli.models:run_list", "the models installed on this machine")
-    actions = commands.below(models)
-    add = actions.add("add", "cocoon_p2p.cli.models:run_add", "install a model, and offer it when the node runs")
-    add.add_argument("path", metavar="PATH", help="an .onnx file, or a folder with one (and a tokenizer.json for text)")
-    add.add_argument("--name", help="the name it is offered under (default: the file's)")
-    add.add_argument("--price-base", metavar="NANOGRAM", type=nanogram, help="price of a job, whatever its size")
-    add.add_argument("--price-per-item", metavar="NANOGRAM", type=nanogram, help="price of each item on top of it")
-    actions.add("list", "cocoon_p2p.cli.models:run_list", "the models installed on this machine")
-    show = actions.add("show", "cocoon_p2p.cli.models:run_show", "all that is known of one model")
-    show.add_argument("model", metavar="NAME_OR_ID")
-    remove = actions.add("remove", "cocoon_p2p.cli.models:run_remove", "delete an installed model from this machine")
-    remove.add_argument("model", metavar="NAME_OR_ID")
 
 
 def _add_lists(commands: _Commands) -> None:

@@ -1,4 +1,4 @@
-"""The arguments of the commands that have models run by others: run, map, why."""
+"""The arguments of the commands that have models run by others: run, map, generate, why."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from collections.abc import Callable
 from cocoon_p2p.cli.parser_network import PEER_HELP, Commands
 from cocoon_p2p.limits import (
     AMOUNT_NANOGRAM_MAX,
+    GENERATION_LOGPROBS_MAX,
+    GENERATION_SEED_BITS,
+    GENERATION_TOKENS_MAX,
     HEDGE_MAX,
     JOB_TIMEOUT_MAX_S,
     MAP_IN_FLIGHT_MAX,
@@ -23,6 +26,7 @@ _THROUGH_NODE = "Works through the node that runs on this home; without one, giv
 def add_job_commands(commands: Commands, network_options: NetworkOptions) -> None:
     _add_run(commands, network_options)
     _add_map(commands, network_options)
+    _add_generate(commands, network_options)
     why = commands.add(
         "why", "cocoon_p2p.cli.why:run", "who was considered for a job, what each said, and what would make it a yes",
         epilog="Of the newest orders of this home's node, done or failed; the node need not run.",
@@ -72,6 +76,50 @@ def _add_map(commands: Commands, network_options: NetworkOptions) -> None:
     network_options(many)
 
 
+def _add_generate(commands: Commands, network_options: NetworkOptions) -> None:
+    generate = commands.add(
+        "generate", "cocoon_p2p.cli.generate:run", "have a language model write text, and see it as it is made",
+        epilog=f"{_THROUGH_NODE} Ctrl-C stops the worker; what came is paid.",
+    )  # fmt: skip
+    generate.add_argument("model", metavar="MODEL", help="name or id of a model that generates text")
+    generate.add_argument("prompt", metavar="PROMPT", nargs="?", help="what is said to it; - for standard input")
+    _add_question(generate)
+    _add_sampling(generate)
+    generate.add_argument("--stream", action=argparse.BooleanOptionalAction, default=None,
+                          help="show it as it is made (default: on a terminal); with --json: a JSON object a line")  # fmt: skip
+    _add_limits(generate)
+    network_options(generate)
+
+
+def _add_question(generate: argparse.ArgumentParser) -> None:
+    generate.add_argument("--raw", action="store_true",
+                          help="let the model go on with PROMPT as it is, without its chat template")  # fmt: skip
+    generate.add_argument("--chat", metavar="FILE.json", help="a chat that PROMPT, if there is one, is added to: "
+                          'a list of {"role", "content"}')  # fmt: skip
+    generate.add_argument("--system", metavar="TEXT", help="what the model is told before all else")
+    generate.add_argument("--tools", metavar="FILE.json", help="a list of tool definitions, for the model's template")
+    generate.add_argument("--json-schema", metavar="FILE.json", help="the answer is JSON of this schema")
+    generate.add_argument("--regex", metavar="REGEX", help="the answer matches this expression")
+
+
+def _add_sampling(generate: argparse.ArgumentParser) -> None:
+    generate.add_argument("--max-tokens", metavar="N", type=_count("tokens", GENERATION_TOKENS_MAX),
+                          help="the most that it may write (default: 256)")  # fmt: skip
+    generate.add_argument("--temperature", metavar="X", type=_number("temperature", 2),
+                          help="0: always the likeliest token (default); up to 2")  # fmt: skip
+    generate.add_argument(
+        "--top-p", metavar="X", type=_number("share", 1), help="draw of the likeliest tokens with this share together"
+    )
+    generate.add_argument(
+        "--top-k", metavar="N", type=_count("tokens", 2**31 - 1), help="draw of so many likeliest tokens"
+    )
+    generate.add_argument("--seed", metavar="N", type=_seed, help="repeats an answer (default: drawn)")
+    generate.add_argument("--stop", metavar="TEXT", action="append", default=[],
+                          help="end the answer before this text; repeatable")  # fmt: skip
+    generate.add_argument("--logprobs", metavar="N", type=_logprobs,
+                          help="with --json: each token's log-probability, and those of the N likeliest")  # fmt: skip
+
+
 def _add_limits(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-price", metavar="NANOGRAM", type=nanogram,
                         help="the most a job may cost (default: node.toml)")  # fmt: skip
@@ -102,6 +150,31 @@ def _seconds(text: str) -> float:
     if not 0 < value <= JOB_TIMEOUT_MAX_S:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0 and up to {JOB_TIMEOUT_MAX_S:.0f}")
     return value
+
+
+def _number(what: str, high: float) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not 0 <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is no {what} from 0 to {high:g}")
+        return value
+
+    return number
+
+
+def _seed(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) < 2**GENERATION_SEED_BITS):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to {2**GENERATION_SEED_BITS - 1}")
+    return int(text)
+
+
+def _logprobs(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text[:9]) <= GENERATION_LOGPROBS_MAX):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to {GENERATION_LOGPROBS_MAX}")
+    return int(text)
 
 
 def _share(text: str) -> float:

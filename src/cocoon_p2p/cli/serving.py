@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from cocoon_p2p.cli.words import money_note, price, short_id
+from cocoon_p2p.cli.words import money_note, price, short_id, size
 from cocoon_p2p.policy.advice import duration
 
 Pairs = list[tuple[str, Any]]
@@ -22,12 +22,17 @@ def serving_pairs(status: dict[str, Any], *, verbose: bool = False) -> Pairs:
     for place, models in _by_place(status.get("models") or (), verbose).items():
         for model in models:
             name = f"{model.get('name')} ({short_id(model.get('model_id'))})"
-            asked = price(model.get("price_base"), model.get("price_per_item"))
+            asked = price(
+                model.get("price_base"), model.get("price_per_item"), tokens=model.get("kind") == "generation"
+            )
             label, before = ("", "afterwards ") if idle.get("resting") else ("serving", "")
             pairs.append((label, f"{before}{name} for {asked}{_policy(model)}"))
+            pairs += [("", line) for line in _engine_lines(model)]
         pairs.append(("", place))
     if not pairs:
         pairs.append(("serving", NOTHING if status.get("serve", True) else NOTHING_EVER))
+    if status.get("no_jail"):
+        pairs.append(("", f"models that came from peers are not served: {status['no_jail']}"))
     network = status.get("settlement_network")
     pairs.append(("money", money_note(network)))
     return pairs
@@ -47,6 +52,26 @@ def _policy(model: dict[str, Any]) -> str:
     """How the price moves, when it does."""
     pricing = model.get("pricing") or "fixed"
     return "" if pricing == "fixed" else f" ({pricing})"
+
+
+def _engine_lines(model: dict[str, Any]) -> list[str]:
+    """What a model is, whether it is loaded and by how much, what it has done, and what keeps it from being loaded."""
+    state = model.get("state")
+    if state is None:
+        return []
+    devices = model.get("devices") or []
+    parts = [str(model.get("kind")), "not loaded: a job loads it" if state == "cold" else str(state)]
+    if (model.get("replicas") or 0) > 1:
+        parts[-1] += f" {model['replicas']} times ({', '.join(devices)})"
+    if model.get("memory_bytes"):
+        parts.append(f"{size(model['memory_bytes'])} of memory" + ("" if devices else " expected"))
+    parts.append(_count(model.get("jobs_done") or 0))
+    problem = [f"could not be loaded: {model['problem']}"] if model.get("problem") else []
+    return [", ".join(parts), *problem]
+
+
+def _count(jobs: int) -> str:
+    return "no job yet" if jobs == 0 else f"{jobs:,} job{'' if jobs == 1 else 's'} done"
 
 
 def _by_place(models: Iterable[dict[str, Any]], verbose: bool) -> dict[str, list[dict[str, Any]]]:

@@ -30,9 +30,9 @@ def gram(nanogram: Any) -> str:
     return "-" if nanogram is None else format_gram(int(nanogram))
 
 
-def price(base: Any, per_item: Any) -> str:
-    """ "0.0001 GRAM a job + 0.00001 GRAM an item"."""
-    return f"{gram(base)} a job + {gram(per_item)} an item"
+def price(base: Any, per_item: Any, *, tokens: bool = False) -> str:
+    """ "0.0001 GRAM a job + 0.00001 GRAM an item", or a token."""
+    return f"{gram(base)} a job + {gram(per_item)} {'a token' if tokens else 'an item'}"
 
 
 def money_note(network_id: Any) -> str:

@@ -58,6 +58,7 @@ class Progress:
     waits: int = 0
     """How often we have waited for one of them."""
     looked_again: bool = False
+    attempts_max: int = limits.JOB_ATTEMPTS_MAX
     at_risk: int = 0
     last_error: CocoonError | None = None
 
@@ -140,6 +141,8 @@ class Chooser:
             max_total=wanted.max_total,
             timeout_s=progress.order.timeout_s,
             settlement_network=self._ports.settlement.network_id,
+            instalment=progress.order.instalment,
+            prepaid=progress.order.prepaid,
         )
 
     async def attempt(self, progress: Progress, model: ResolvedModel, choice: Choice) -> Attempt:

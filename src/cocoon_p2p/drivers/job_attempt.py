@@ -16,7 +16,14 @@ from cocoon_p2p.drivers.job_outcomes import JobOutcomes, keep_receipt
 from cocoon_p2p.drivers.outbox import Outbox
 from cocoon_p2p.drivers.seal_key_memory import SealKeyMemory
 from cocoon_p2p.drivers.standing import StandingKeeper
-from cocoon_p2p.errors import CocoonError, ExecutionError, PeerRefused, RemoteProtocolError, TransportError
+from cocoon_p2p.errors import (
+    CocoonError,
+    ExecutionError,
+    LocalProtocolError,
+    PeerRefused,
+    RemoteProtocolError,
+    TransportError,
+)
 from cocoon_p2p.net.port import BulkFrame, Bytes
 from cocoon_p2p.proto.job_client import ClientJob, Transcript
 from cocoon_p2p.proto.job_effects import (
@@ -24,17 +31,23 @@ from cocoon_p2p.proto.job_effects import (
     ClientEffect,
     EndReservation,
     Finished,
+    KeepMarks,
     MarkPaid,
     Penalise,
     Quoted,
+    Received,
+    ReserveMore,
     Send,
     SendInput,
+    StreamBegun,
     WriteOutput,
 )
 from cocoon_p2p.sealing.envelope import ChunkOpener
 from cocoon_p2p.settlement.port import ReservationEnd, Settlement
 from cocoon_p2p.store import Store
 from cocoon_p2p.wire.job import Cancel, Input, Receipt, ReceiptBody
+
+StreamEffect = StreamBegun | Received | ReserveMore | KeepMarks
 
 
 @dataclass(slots=True)
@@ -140,6 +153,12 @@ class Attempt:
 
     async def run(self, payment: bytes, pieces: Sequence[Bytes]) -> memoryview:
         """Carry the job through; the output payload. Raises the error that it ended with."""
+        await self.carry(payment, pieces)
+        assert self._output is not None
+        return self._output.buffer
+
+    async def carry(self, payment: bytes, pieces: Sequence[Bytes]) -> None:
+        """From the payment to the receipt. Raises the error that it ended with."""
         self._pieces = pieces
         now = self._ports.clock.now()
         self.marks.accepted = now
@@ -154,8 +173,6 @@ class Attempt:
             raise
         if self._error is not None:
             raise self._error
-        assert self._output is not None
-        return self._output.buffer
 
     async def cancel(self) -> None:
         """Not chosen, or no longer wanted. A job whose whole output is here stays owed."""
@@ -165,6 +182,11 @@ class Attempt:
     def received_output(self) -> memoryview | None:
         """All of the output, authenticated, whatever became of the receipt; None when it is not all here."""
         return self._output.buffer if self._output is not None and self._output.whole else None
+
+    @property
+    def reserved(self) -> int:
+        """Nanogram that were set aside for it."""
+        return 0 if self.job.quote is None else self.job.quote.max_total
 
     @property
     def at_risk(self) -> int:
@@ -215,6 +237,8 @@ class Attempt:
                 self._output = _Output(effect)
             case WriteOutput(ciphertext, final):
                 await self._write_output(ciphertext, final)
+            case StreamBegun() | Received() | ReserveMore() | KeepMarks():
+                await self.run_stream_effect(effect)
             case MarkPaid(receipt, body):
                 self._keep_receipt(receipt, body)
                 await self._ports.settlement.paid(self.job.job_id, body.price, payee=self.job.provider)
@@ -225,6 +249,10 @@ class Attempt:
             case _:
                 assert_never(effect)
 
+    async def run_stream_effect(self, effect: StreamEffect) -> None:
+        """What only jobs have whose answer comes piece by piece (`drivers.stream_attempt`)."""
+        raise LocalProtocolError(f"{type(effect).__name__} in a job that is no stream")
+
     async def _end_reservation(self, effect: EndReservation) -> None:
         end: ReservationEnd = "released" if effect.job_failed else "cancelled"
         if effect.payment_refused:
@@ -232,7 +260,7 @@ class Attempt:
         elif not effect.outcome_known:
             end = "unknown"
             if self.job.quote is not None:
-                self._at_risk = self.job.quote.max_total
+                self._at_risk = self.reserved
             self._session.left_open(self)
         await self._ports.settlement.end_reservation(self.job.job_id, end, payee=self.job.provider)
 

@@ -19,6 +19,7 @@ from cocoon_p2p.drivers.job_outcomes import JobOutcomes
 from cocoon_p2p.drivers.job_session import JobSession
 from cocoon_p2p.drivers.seal_key_memory import SealKeyMemory
 from cocoon_p2p.drivers.standing import StandingKeeper
+from cocoon_p2p.drivers.stream_attempt import StreamAttempt
 from cocoon_p2p.errors import TransportError
 from cocoon_p2p.ids import JobId, PeerId, Tier
 from cocoon_p2p.net.addresses import parse_address
@@ -69,7 +70,7 @@ class JobClient:
         """Ask for a quote. Raises PeerRefused, TransportError, RemoteProtocolError."""
         session = await self._session(provider, addresses)
         job = ClientJob(self._ports.identity, provider, job_id, terms, deadline=deadline)
-        attempt = Attempt(self._attempt_ports, session, job)
+        attempt = self._attempt(session, job)
         await attempt.ask()
         return attempt
 
@@ -96,7 +97,11 @@ class JobClient:
         seal_key = None if terms.tier is Tier.OPEN else self._seal_keys.find(provider, now_ms)
         job = ClientJob(self._ports.identity, provider, job_id, terms, deadline=deadline)
         job.offer(announced, seal_key)
-        return Attempt(self._attempt_ports, self._sessions[provider], job)
+        return self._attempt(self._sessions[provider], job)
+
+    def _attempt(self, session: JobSession, job: ClientJob) -> Attempt:
+        kind = StreamAttempt if job.terms.instalment else Attempt
+        return kind(self._attempt_ports, session, job)
 
     async def aclose(self) -> None:
         """Say goodbye on every stream."""

@@ -10,11 +10,11 @@ from cocoon_p2p import limits
 from cocoon_p2p.drivers.clock import Clock, unix_ms
 from cocoon_p2p.errors import SettlementError, one_line
 from cocoon_p2p.ids import JobId, PeerId
-from cocoon_p2p.proto.job_answers import Owed, check_receipt, check_stray_receipt
+from cocoon_p2p.proto.job_answers import Owed, check_receipt, check_stray_receipt, decode_owed
 from cocoon_p2p.sealing.signing import IdentityKey
 from cocoon_p2p.settlement.port import Settlement
 from cocoon_p2p.store import JobRecord, JobState, ReceiptRecord, Store
-from cocoon_p2p.wire.job import Cancel, Receipt, ReceiptAck, ReceiptBody
+from cocoon_p2p.wire.job import Cancel, FailureCode, Receipt, ReceiptAck, ReceiptBody
 
 log = logging.getLogger(__name__)
 
@@ -30,14 +30,25 @@ class JobOutcomes:
         self._open: OrderedDict[tuple[PeerId, JobId], Owed | None] = OrderedDict()
 
     def left_open(self, provider: PeerId, job_id: JobId, owed: Owed | None) -> None:
-        """A job that was paid for ended here without a receipt; `owed` is None where its whole output is not here."""
+        """A job that was paid for ended here without a receipt; `owed` is None where its whole output is not here, and nothing of it
+        was acknowledged."""
         self._open[provider, job_id] = owed
         if len(self._open) > limits.JOBS_UNSETTLED_MAX:
             self._open.popitem(last=False)
 
     def is_owed(self, provider: PeerId, job_id: JobId) -> bool:
         """Whether its whole output is here, so that it must not be cancelled."""
-        return self._open.get((provider, job_id)) is not None
+        owed = self._open.get((provider, job_id))
+        return owed is not None and not owed.marks
+
+    def ask_about(self, provider: PeerId, job_id: JobId) -> None:
+        """A job of an earlier stream: what its provider says of it now counts. Of an answer that came piece by piece the part is
+        owed that was acknowledged."""
+        self.left_open(provider, job_id, self._open.get((provider, job_id)) or self._acknowledged(provider, job_id))
+
+    def _acknowledged(self, provider: PeerId, job_id: JobId) -> Owed | None:
+        kept = self._store.stream_marks.get(job_id, provider)
+        return None if kept is None else decode_owed(kept)
 
     async def on_receipt(self, provider: PeerId, message: Receipt) -> ReceiptAck | Cancel | None:
         """A receipt for a job that is over here; what to answer. Raises RemoteProtocolError for one that is forged, or
@@ -47,6 +58,8 @@ class JobOutcomes:
         job = self._store.jobs.get(body.job_id, "client", peer=provider)
         key = (provider, body.job_id)
         owed = self._open.get(key)
+        if owed is None and (job is None or job.state != "running"):
+            owed = self._acknowledged(provider, body.job_id)
         if owed is not None:
             check_receipt(body, owed)
         elif key not in self._open:
@@ -60,6 +73,7 @@ class JobOutcomes:
         if not await self._pay(provider, receipt, body, job):
             return None
         self._open.pop(key, None)
+        self._store.stream_marks.remove(body.job_id, provider)
         return ReceiptAck(body.job_id, receipt.client_signature)
 
     async def _pay(self, provider: PeerId, receipt: Receipt, body: ReceiptBody, job: JobRecord | None) -> bool:
@@ -76,15 +90,21 @@ class JobOutcomes:
         keep_receipt(self._store, receipt, body)
         if job is not None and job.state == "done" and job.price != body.price:
             self._finish(job, "done", price=body.price, items=body.items)
+        elif job is not None and job.state == "unknown":  # a part of an answer
+            self._finish(job, "failed", price=body.price, items=body.items)
         return True
 
-    async def on_failure(self, provider: PeerId, job_id: JobId) -> None:
+    async def on_failure(self, provider: PeerId, job_id: JobId, code: FailureCode) -> None:
         """The answer to our CANCEL, or what crossed it: the provider has earned nothing."""
         # SPEC job/1 §3.9
         key = (provider, job_id)
-        if key not in self._open or self._open[key] is not None:
-            return  # never paid for, or over; or its answer is here, and owed whatever the provider says
+        if key not in self._open:
+            return  # never paid for, or over
+        owed = self._open[key]
+        if owed is not None and not (owed.marks and code is FailureCode.CANCELLED):
+            return  # its answer is here, and owed whatever the provider says; or a part of it, and the receipt follows
         del self._open[key]
+        self._store.stream_marks.remove(job_id, provider)
         await self._settlement.end_reservation(job_id, "cancelled", payee=provider)
         job = self._store.jobs.get(job_id, "client", peer=provider)
         if job is None or job.peer_id != provider:

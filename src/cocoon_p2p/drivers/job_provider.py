@@ -19,6 +19,7 @@ from cocoon_p2p.drivers.clock import Clock, unix_ms
 from cocoon_p2p.drivers.outbox import Outbox
 from cocoon_p2p.drivers.provider_books import ProviderBooks
 from cocoon_p2p.drivers.standing import StandingKeeper
+from cocoon_p2p.drivers.stream_provider import StreamProvider
 from cocoon_p2p.errors import (
     EndOfStream,
     ExecutionError,
@@ -32,17 +33,22 @@ from cocoon_p2p.ids import JobId, ModelId, PeerId
 from cocoon_p2p.net.port import Bytes, Stream
 from cocoon_p2p.policy.reputation import fault_of_code
 from cocoon_p2p.proto.job_effects import (
+    Allow,
     BeginInput,
     Closed,
     Earn,
+    EndWork,
     Execute,
+    Generate,
     GiveBack,
+    KeepReceipt,
     KeepSignature,
     Penalise,
     ProviderEffect,
     ReleasePayment,
     Send,
     SendOutput,
+    TakeMore,
     TakePayment,
     WriteInput,
 )
@@ -51,7 +57,7 @@ from cocoon_p2p.proto.provider_desk import ProviderDesk
 from cocoon_p2p.sealing.envelope import ChunkOpener
 from cocoon_p2p.settlement.port import Settlement
 from cocoon_p2p.store import Store
-from cocoon_p2p.wire.job import Cancel, Output, Receipt, decode_message
+from cocoon_p2p.wire.job import Cancel, Frame, JobMessage, Output, Receipt, decode_message, decode_receipt_body
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -146,6 +152,7 @@ class _Session:
         self._alarm = Alarm(self._machine.next_deadline, self._on_timer, ports.clock.now)
         self._work: dict[JobId, _Work] = {}
         self._settled = trio.Event()
+        self._streams = StreamProvider(ports, self._machine, self._run)
         self._resent: set[JobId] = set()
         """Receipts that were sent again and are not settled, where there may be more of them."""
         self._nursery: trio.Nursery
@@ -167,9 +174,12 @@ class _Session:
     async def _resend_receipts(self) -> None:
         """The next of those that were not signed before this stream; the rest when these are settled."""
         # SPEC job/1 §3.8
-        receipts = self._books.unsigned_receipts(self._stream.peer)
+        client = self._stream.peer
+        receipts = self._books.unsigned_receipts(client)
         self._resent = {each.job_id for each in receipts} if len(receipts) == limits.RECEIPTS_RESENT_MAX else set()
-        await self._run(self._machine.resend_receipts(receipts))
+        # that of an answer that still comes, over another stream, is not the last word
+        over = [each for each in receipts if self._holder_of(client, each.job_id) is None]
+        await self._run(self._machine.resend_receipts(over))
 
     async def _settled_receipt(self, job_id: JobId) -> None:
         if job_id in self._resent:
@@ -227,13 +237,9 @@ class _Session:
 
     async def _run_one(self, effect: ProviderEffect) -> None:
         match effect:
-            case Send(Receipt() as receipt):
-                # After the output that it is for. It is on disk, and goes out again with the next session.
-                with suppress(TransportError):
-                    await self._outbox.put_bulk(receipt.encode(), purpose=receipt.job_id)
             case Send(message):
                 with suppress(TransportError):  # the reader sees it too, and ends the session
-                    self._outbox.put(message.encode())
+                    await self._send(message)
             case Penalise(fault):
                 self._ports.standing.penalise(self._stream.peer, fault)
             case TakePayment(job_id, payment, max_total):
@@ -246,6 +252,8 @@ class _Session:
                 self._nursery.start_soon(self._execute, job_id, model_id, items_max)
             case SendOutput():
                 await self._send_output(effect)
+            case Generate() | Allow() | EndWork() | TakeMore() | KeepReceipt():
+                await self._run_for_stream(effect)
             case Earn(job_id, receipt, body):
                 await self._books.earn(receipt, body, self._work[job_id].created_at_ms)
             case GiveBack(job_id):
@@ -260,6 +268,32 @@ class _Session:
             case _:
                 assert_never(effect)
 
+    async def _send(self, message: JobMessage) -> None:
+        """Raises TransportError."""
+        match message:
+            case Frame():
+                await self._outbox.put_bulk(message.encode(), purpose=message.job_id)
+            case Receipt() if decode_receipt_body(message.body).frames == 0:
+                # After the output that it is for. It is on disk, and goes out again with the next session.
+                await self._outbox.put_bulk(message.encode(), purpose=message.job_id)
+            case _:
+                self._outbox.put(message.encode())
+
+    async def _run_for_stream(self, effect: Generate | Allow | EndWork | TakeMore | KeepReceipt) -> None:
+        match effect:
+            case Generate():
+                self._nursery.start_soon(self._generate, effect)
+            case Allow(job_id, items):
+                self._streams.allow(job_id, items)
+            case EndWork(job_id):
+                self._streams.stop(job_id)
+            case TakeMore():
+                await self._streams.take_more(effect, self._nursery)
+            case KeepReceipt(_, receipt, body):
+                self._books.keep(receipt, body)
+            case _:
+                assert_never(effect)
+
     async def _give_back(self, job_id: JobId) -> None:
         # SPEC job/1 §3.9
         client = self._stream.peer
@@ -267,6 +301,10 @@ class _Session:
         holder = self._holder_of(client, job_id)
         if holder is not None:
             await holder.cancel(job_id)
+        acknowledged = self._books.unsigned_stream(client, job_id)
+        if acknowledged is not None:  # a part of an answer, which is owed
+            await self._run(self._machine.resend_receipts([acknowledged]))
+            return
         if await self._books.give_back(client, job_id):
             await self._run(self._machine.not_earned(job_id))
             await self._settled_receipt(job_id)
@@ -330,7 +368,8 @@ class _Session:
         buffer, work.buffer = work.buffer, None
         with trio.CancelScope() as work.scope:
             try:
-                result = await self._ports.engine.run(model_id, buffer, items_max=items_max)
+                client = self._stream.peer
+                result = await self._ports.engine.run(model_id, buffer, items_max=items_max, client=client)
             except ExecutionError as error:
                 await self._run(self._machine.execution_failed(job_id, error))
                 return
@@ -352,6 +391,14 @@ class _Session:
                     )
                 )
                 work.result = None
+
+    async def _generate(self, effect: Generate) -> None:
+        work = self._work.get(effect.job_id)
+        if work is None or work.buffer is None:
+            return  # ended between the effect and this task
+        buffer, work.buffer = work.buffer, None
+        with trio.CancelScope() as work.scope:
+            await self._streams.generate(effect, buffer, work)
 
     async def _send_output(self, output: SendOutput) -> None:
         job_id, sealer = output.job_id, output.sealer
@@ -375,7 +422,7 @@ class _Session:
         if work is None:
             return
         if closed.error is not None:
-            self._outbox.drop(closed.job_id)
+            self._outbox.drop(closed.job_id)  # but for the receipt of a part, which is a short message
             if work.scope is not None:
                 work.scope.cancel()
         if work.buffer is not None:

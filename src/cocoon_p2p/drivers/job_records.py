@@ -6,6 +6,7 @@ from cocoon_p2p.drivers.clock import Clock, unix_ms
 from cocoon_p2p.drivers.considerations import ConsiderationKeeper
 from cocoon_p2p.drivers.experience import ExperienceKeeper
 from cocoon_p2p.drivers.job_client import Attempt
+from cocoon_p2p.drivers.stream_attempt import StreamAttempt
 from cocoon_p2p.errors import (
     CocoonError,
     ExecutionError,
@@ -18,8 +19,8 @@ from cocoon_p2p.policy.experience import Outcome
 from cocoon_p2p.store import JobRecord, Store
 
 _NOT_ITS_FAULT = frozenset({"INPUT", "ITEMS", "CANCELLED", "PAYMENT"})
-_POLITE = frozenset({"SHUTTING_DOWN", "IDLE_POLICY"})
-"""It said goodbye in mid-job: better than silence, and no answer all the same."""
+_POLITE = frozenset({"SHUTTING_DOWN", "IDLE_POLICY", "SESSION"})
+"""It said goodbye in mid-job, or kept a session no longer: better than silence, and no answer all the same."""
 _HONEST_NO = frozenset({RefusalReason.PAYMENT, RefusalReason.QUOTE_EXPIRED, RefusalReason.STANDING})
 """What an honest provider may say to a job that it quoted. Its limits it knew before."""
 
@@ -75,6 +76,35 @@ class JobRecords:
             if attempt.job.receipt_body is None:
                 self._finish(attempt, "done" if received else "unknown" if attempt.at_risk else "failed", error=error)
 
+    def end_stream(self, attempt: StreamAttempt, error: CocoonError | None, *, firm: bool) -> None:
+        """How one ended whose answer comes piece by piece, whether or not all of it came."""
+        with self._store.transaction():
+            quote = attempt.job.quote
+            assert quote is not None
+            if attempt.whole:
+                self._note_stream(attempt)
+            else:
+                outcome = None if error is None else blame(error, firm=firm)
+                if outcome is not None:
+                    self._experience.note(attempt.job.provider, quote.model_id, outcome)
+            self._experience.write()
+            if attempt.job.receipt_body is None:
+                state = "unknown" if attempt.at_risk else "done" if attempt.whole else "failed"
+                self._finish(attempt, state, error=error, price=attempt.price)
+
+    def _note_stream(self, attempt: StreamAttempt) -> None:
+        """Its work is what passed from the prompt to the last token, by our own clock."""
+        marks, job = attempt.marks, attempt.job
+        assert job.quote is not None
+        self._experience.note(
+            job.provider,
+            job.quote.model_id,
+            Outcome.DONE,
+            items=attempt.items,
+            total_ms=max(0.0, (marks.output_complete - marks.accepted) * 1000),
+            execute_us=round(max(0.0, marks.output_complete - marks.output_head) * 1e6),
+        )
+
     def _note_done(self, attempt: Attempt) -> None:
         marks, job = attempt.marks, attempt.job
         assert job.quote is not None
@@ -88,13 +118,13 @@ class JobRecords:
             execute_us=job.head.execute_us if job.head else None,
         )
 
-    def _finish(self, attempt: Attempt, state: str, *, error: CocoonError | None) -> None:
+    def _finish(self, attempt: Attempt, state: str, *, error: CocoonError | None, price: int | None = None) -> None:
         self._store.jobs.finish(
             attempt.job.job_id,
             "client",
             state,  # type: ignore[arg-type]
             finished_at_ms=unix_ms(self._clock),
-            price=attempt.at_risk,
+            price=attempt.at_risk if price is None else price,
             error="" if error is None else error.message,
             peer=attempt.job.provider,
         )

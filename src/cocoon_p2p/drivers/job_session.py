@@ -119,7 +119,7 @@ class JobSession:
         # SPEC job/1 §3.9
         for job_id in self._ports.store.jobs.without_outcome(self.peer, limits.OUTCOMES_ASKED_MAX):
             if not self._ports.outcomes.is_owed(self.peer, job_id):
-                self._ports.outcomes.left_open(self.peer, job_id, None)
+                self._ports.outcomes.ask_about(self.peer, job_id)
                 self.cancel(Cancel(job_id))
 
     # --- time ---
@@ -185,18 +185,22 @@ class JobSession:
 
     async def _on_stray_failure(self, message: Failure) -> None:
         if message.job_id not in self._attempts:  # otherwise its reservation is the newer attempt's
-            await self._ports.outcomes.on_failure(self.peer, message.job_id)
+            await self._ports.outcomes.on_failure(self.peer, message.job_id, message.code)
         if message.code is FailureCode.CANCELLED:
-            left = self._cancelled.pop(message.job_id, 1) - 1
-            if left > 0:
-                self._cancelled[message.job_id] = left
+            self._cancel_answered(message.job_id)
         self._answered(message.job_id)
+
+    def _cancel_answered(self, job_id: JobId) -> None:
+        left = self._cancelled.pop(job_id, 1) - 1
+        if left > 0:
+            self._cancelled[job_id] = left
 
     async def _on_stray_receipt(self, message: Receipt) -> None:
         answer = await self._ports.outcomes.on_receipt(self.peer, message)
         if answer is None:
             return
         if not isinstance(answer, Cancel):
+            self._cancel_answered(message.job_id)  # of an answer that came in part
             self._answered(message.job_id)
             self.outbox.put(answer.encode())
         elif message.job_id not in self._cancelled:

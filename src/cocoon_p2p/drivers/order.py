@@ -46,6 +46,10 @@ class Order:
     """Answers that are compared (drivers/quorum.py); the Buyer itself gets one."""
     excluded: frozenset[PeerId] = frozenset()
     """Providers not to take, whatever they offer."""
+    instalment: int = 0
+    """Items by which an answer is paid that comes piece by piece; 0: it comes whole, and is paid whole."""
+    prepaid: int = 0
+    """Of such an answer, the items that the first payment covers."""
 
 
 @dataclass(frozen=True, slots=True)

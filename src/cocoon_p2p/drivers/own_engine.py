@@ -8,8 +8,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 
 from cocoon_p2p.drivers.comparing import compare
 from cocoon_p2p.errors import CocoonError
+from cocoon_p2p.execution.jail import support
 from cocoon_p2p.execution.port import Engine
 from cocoon_p2p.ids import ModelId
+from cocoon_p2p.models.allow_list import AllowList
 from cocoon_p2p.models.check import check_inputs
 from cocoon_p2p.models.manifest import Manifest
 from cocoon_p2p.models.registry import InstalledModel, ModelRegistry
@@ -23,10 +25,18 @@ class OwnEngine:
     """`serving` is the engine of a node that serves; for models that it has not loaded, `open_engine` gives one that lives
     as long as the run."""
 
-    def __init__(self, registry: ModelRegistry, serving: Engine | None, open_engine: EngineOpener) -> None:
+    def __init__(
+        self,
+        registry: ModelRegistry,
+        serving: Engine | None,
+        open_engine: EngineOpener,
+        allow_list: AllowList | None = None,
+    ) -> None:
+        """Without an `allow_list`, models that came from peers are run only where they can be jailed."""
         self._registry = registry
         self._serving = serving
         self._open_engine = open_engine
+        self._allow_list = AllowList(no_jail=support().reason) if allow_list is None else allow_list
 
     def manifest(self, model_id: ModelId) -> Manifest | None:
         """Of a model that is installed here."""
@@ -60,6 +70,7 @@ class OwnEngine:
         if serving is not None and any(s.loaded and s.model_id == model.model_id for s in serving.models()):
             yield serving
             return
+        self._allow_list.check(model)
         async with self._open_engine() as engine:
             await engine.load(model.model_id, model.folder)
             yield engine

@@ -52,25 +52,25 @@ class ProviderBooks:
         try:
             with trio.CancelScope(shield=True):
                 with self._store.transaction():
-                    self._store.receipts.put(
-                        ReceiptRecord(
-                            job_id=body.job_id,
-                            role="provider",
-                            peer_id=body.client,
-                            model_id=body.model_id,
-                            price=body.price,
-                            items=body.items,
-                            finished_at_ms=body.finished_at_ms,
-                            body=receipt.body,
-                            provider_signature=receipt.provider_signature,
-                        )
-                    )
+                    self._store.receipts.put(_receipt_record(receipt, body))
                     self._put(self._record(body, created_at_ms))
                 self._desk.late_cancels.earned(body.client, body.job_id, body.finished_at_ms)
                 await self._settlement.earned(body.job_id, body.price, payer=body.client)
         finally:
             del self._earning[key]
             written.set()
+
+    def keep(self, receipt: Receipt, body: ReceiptBody) -> None:
+        """So much of an answer is owed now, whatever comes: the receipt, on disk, in place of the one before."""
+        self._store.receipts.replace(_receipt_record(receipt, body))
+
+    def unsigned_stream(self, client: PeerId, job_id: JobId) -> Receipt | None:
+        """The receipt of an answer in frames that this client has not signed: what it acknowledged is not given back."""
+        # SPEC job/1 §3.9
+        kept = self._store.receipts.by_job(job_id, role="provider", peer=client)
+        if kept is None or kept.client_signature or not decode_receipt_body(kept.body).frames:
+            return None
+        return Receipt(job_id, kept.body, kept.provider_signature, b"")
 
     async def give_back(self, client: PeerId, job_id: JobId) -> bool:
         """Take back what was earned with a job whose receipt this client has not signed. Whether nothing is earned now:
@@ -108,6 +108,8 @@ class ProviderBooks:
         now_ms = unix_ms(self._clock)
         if closed.late:  # what ended before the work was done cost the client nothing, and hides nothing
             self._desk.late_cancels.note(closed.client, EndedJob(closed.job_id, now_ms, late=True))
+        if closed.earned:  # a part of an answer: it stands in the books with what that earned
+            return
         self._put(
             JobRecord(
                 job_id=closed.job_id,
@@ -159,3 +161,17 @@ class ProviderBooks:
     def _model_name(self, model_id: ModelId) -> str:
         model = self._desk.models.get(model_id)
         return model.name if model else ""
+
+
+def _receipt_record(receipt: Receipt, body: ReceiptBody) -> ReceiptRecord:
+    return ReceiptRecord(
+        job_id=body.job_id,
+        role="provider",
+        peer_id=body.client,
+        model_id=body.model_id,
+        price=body.price,
+        items=body.items,
+        finished_at_ms=body.finished_at_ms,
+        body=receipt.body,
+        provider_signature=receipt.provider_signature,
+    )

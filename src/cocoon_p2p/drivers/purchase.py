@@ -8,7 +8,7 @@ What is chosen and whether to go on is decided in `policy.selection` and `policy
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import trio
 
@@ -33,6 +33,7 @@ from cocoon_p2p.drivers.order import (
 from cocoon_p2p.drivers.resolve import ResolvedModel, Resolver
 from cocoon_p2p.errors import (
     CocoonError,
+    ExecutionError,
     PeerRefused,
     RefusalReason,
     RemoteProtocolError,
@@ -42,6 +43,7 @@ from cocoon_p2p.errors import (
 )
 from cocoon_p2p.ids import JobId, PeerId
 from cocoon_p2p.models.check import check_inputs
+from cocoon_p2p.models.manifest import GENERATION
 from cocoon_p2p.policy.backup import backup_delay_s
 from cocoon_p2p.policy.experience import Outcome
 from cocoon_p2p.policy.retry import AttemptFacts, counter_offer, is_retryable, may_retry
@@ -57,6 +59,15 @@ LOST_PLACE = frozenset({"TIMEOUT", "ALTERED"})
 """Codes of a connection's failure after which the provider is probably still where it was."""
 
 
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """One try at one provider, which waits to be paid."""
+
+    model: ResolvedModel
+    choice: Choice
+    attempt: Attempt
+
+
 class Buyer:
     """Runs orders. A context manager: at its end what was learned is written."""
 
@@ -66,10 +77,10 @@ class Buyer:
         self._resolver = resolver
         self.experience = ports.experience
         self._considerations = ports.considerations
-        self._candidates = Candidates(ports.network, ports.experience, ports.clock, ports.rng)
-        self.chooser = Chooser(ports, market, jobs, self._candidates)
+        self.candidates = Candidates(ports.network, ports.experience, ports.clock, ports.rng)
+        self.chooser = Chooser(ports, market, jobs, self.candidates)
         self._counted: tuple[str, float, int] | None = None
-        self._records = JobRecords(ports.store, ports.clock, ports.experience, ports.considerations)
+        self.records = JobRecords(ports.store, ports.clock, ports.experience, ports.considerations)
 
     def __enter__(self) -> Buyer:
         return self
@@ -89,7 +100,7 @@ class Buyer:
     async def shortlist(self, order: Order) -> list[Candidate]:
         """All that fit (of a large market a random part), the one to ask first, first. Raises CocoonError when nobody
         does."""
-        progress = self._begin(order)
+        progress = self.begin(order)
         model, items = await self._resolve(progress)
         choice = self.chooser.choose(progress, model, items, count=_ALL, at_least=_ALL)
         if not choice.selection.chosen:
@@ -99,7 +110,7 @@ class Buyer:
     async def consider(self, order: Order) -> Row:
         """A dry run: everybody is asked, also those that do not fit; nothing is run or paid. Raises CocoonError when nobody
         offers the model, or the input is wrong."""
-        progress = self._begin(order)
+        progress = self.begin(order)
         considered = progress.considered
         considered.dry_run = True
         model, items = await self._resolve(progress)
@@ -145,31 +156,33 @@ class Buyer:
 
     # --- an order ---
 
-    def _begin(self, order: Order, job_id: JobId | None = None) -> Progress:
+    def begin(self, order: Order, job_id: JobId | None = None) -> Progress:
         started, wish = self._ports.clock.now(), job_id or new_wish()
         considered = Consideration(wish, order.model, order.tier, unix_ms(self._ports.clock))
         return Progress(order, wish, started + order.timeout_s, started, considered)
 
     async def _buy(self, order: Order, *, attempts_max: int, job_id: JobId | None = None) -> Purchase:
-        progress = self._begin(order, job_id)
-        progress.looked_again = attempts_max == 1
+        progress = self.begin(order, job_id)
+        progress.looked_again, progress.attempts_max = attempts_max == 1, attempts_max
         # The machines' own deadline comes a second before this one, with its reason.
         with trio.move_on_after(order.timeout_s + 1.0) as scope:
             try:
-                return await self._attempts(progress, attempts_max)
+                return await self._attempts(progress)
             except CocoonError as error:
-                self._explain(progress, error)
+                self.explain(progress, error)
                 raise
             finally:
-                self._considerations.add(progress.considered)
+                self.considered(progress)
         assert scope.cancelled_caught
-        late = TransportError(
-            f"no answer within {order.timeout_s:g} s", outcome_known=False, code="TIMEOUT", hint="allow more: --timeout"
-        )
-        self._explain(progress, late)
+        late = too_late(order)
+        self.explain(progress, late)
         raise late
 
-    def _explain(self, progress: Progress, error: CocoonError) -> None:
+    def considered(self, progress: Progress) -> None:
+        """Keeps who was considered, for `why`."""
+        self._considerations.add(progress.considered)
+
+    def explain(self, progress: Progress, error: CocoonError) -> None:
         """What it may have cost, and where to read more; written at once, since whoever failed may ask soon."""
         progress.considered.error = error.message
         if progress.at_risk:
@@ -183,9 +196,22 @@ class Buyer:
             self._considerations.add(progress.considered)
             self.write()
 
-    async def _attempts(self, progress: Progress, attempts_max: int) -> Purchase:
+    async def _attempts(self, progress: Progress) -> Purchase:
         """Choose and carry through, and again elsewhere where `policy.retry` allows it."""
         model, items = await self._resolve(progress)
+        while True:
+            leg = await self.next_leg(progress, model, items)
+            model = leg.model
+            backups = _Backups(self, progress, model, items, leg.choice)
+            bought = await self._carry_through(progress, leg.attempt, backups)
+            if bought is not None:
+                self.done(progress, model, bought.provider)
+                return bought
+            self.check_retry(progress)
+            model = self.chooser.latest(model)
+
+    async def next_leg(self, progress: Progress, model: ResolvedModel, items: int) -> Leg:
+        """Choose until somebody waits to be paid. Raises CocoonError when nobody is left."""
         while True:
             choice = self.chooser.choose(progress, model, items)
             if not choice.selection.chosen:
@@ -203,26 +229,42 @@ class Buyer:
                     progress.order, choice.wanted, list(choice.candidates.values())
                 )
             try:
-                attempt = await self.chooser.attempt(progress, model, choice)
+                return Leg(model, choice, await self.chooser.attempt(progress, model, choice))
             except CocoonError as error:
                 progress.questions += 1
                 progress.last_error = error
-            else:
-                bought = await self._carry_through(progress, attempt, _Backups(self, progress, model, items, choice))
-                if bought is not None:
-                    for liar in _blaming_input(progress):
-                        self.experience.note(liar, model.model_id, Outcome.FAILED)
-                    self._resolver.used(progress.order.model, model.model_id)
-                    self._market.worked(bought.provider)
-                    return bought
-            assert progress.last_error is not None
-            if progress.rounds >= attempts_max or not self.may_retry(progress):
-                raise progress.last_error
+            self.check_retry(progress)
             model = self.chooser.latest(model)
+
+    def check_retry(self, progress: Progress) -> None:
+        """Raises what the last one said where nobody else is to be tried."""
+        assert progress.last_error is not None
+        if progress.rounds >= progress.attempts_max or not self.may_retry(progress):
+            raise progress.last_error
+
+    def done(self, progress: Progress, model: ResolvedModel, provider: PeerId) -> None:
+        """What follows from an order that was done."""
+        for liar in _blaming_input(progress):
+            self.experience.note(liar, model.model_id, Outcome.FAILED)
+        self._resolver.used(progress.order.model, model.model_id)
+        self._market.worked(provider)
+
+    async def resolve(self, progress: Progress) -> ResolvedModel:
+        """Raises CocoonError: NO_MODEL, AMBIGUOUS."""
+        model = await self._resolver.resolve(progress.order.model)
+        progress.discovered = self._ports.clock.now()
+        progress.considered.model_id = model.model_id
+        return model
 
     async def _resolve(self, progress: Progress) -> tuple[ResolvedModel, int]:
         order = progress.order
-        model = await self._resolver.resolve(order.model)
+        model = await self.resolve(progress)
+        if model.manifest.kind == GENERATION:
+            raise ExecutionError(
+                f"{order.model} generates text, piece by piece",
+                code="INPUT",
+                hint=f'cocoon-node generate {order.model} "…"; in a program: node.generate',
+            )
         items = max(1, check_inputs(model.manifest, order.payload))
         if items > limits.ITEMS_PER_JOB_MAX:
             raise CocoonError(
@@ -230,8 +272,6 @@ class Buyer:
                 code="LIMITS",
                 hint="split it into several jobs",
             )
-        progress.discovered = self._ports.clock.now()
-        progress.considered.model_id = model.model_id
         return model, items
 
     async def _waited_for_room(self, progress: Progress) -> bool:
@@ -296,25 +336,25 @@ class Buyer:
         except CocoonError:
             await attempt.cancel()
             raise
-        self._records.begin(attempt, name)
+        self.records.begin(attempt, name)
         output: memoryview | None = None
         failure: CocoonError | None = None
         try:
-            with self._candidates.in_flight(job.provider):
+            with self.candidates.in_flight(job.provider):
                 output = await attempt.run(payment, encode_payload(progress.order.payload))
         except CocoonError as error:
             failure = error
             output = attempt.received_output()
         except trio.Cancelled:  # whoever asked has gone; the attempt has told the provider
             cancelled = CocoonError("the job was cancelled", code="CANCELLED")
-            self._records.end(attempt, cancelled, received=attempt.received_output() is not None)
+            self.records.end(attempt, cancelled, received=attempt.received_output() is not None)
             raise
         if output is not None:
             try:
                 decode_payload(output)
             except ValueError as malformed:
                 failure, output = RemoteProtocolError(f"the output is no payload: {malformed}", code="MALFORMED"), None
-        self._records.end(attempt, failure, received=attempt.received_output() is not None, good=output is not None)
+        self.records.end(attempt, failure, received=attempt.received_output() is not None, good=output is not None)
         if output is None:
             assert failure is not None
             raise failure
@@ -373,6 +413,13 @@ class Buyer:
         self.experience.note(peer, quote.model_id, Outcome.FAILED if again else Outcome.TURNED_AWAY)
         if not again:
             progress.unpaid.add(peer)
+
+
+def too_late(order: Order) -> TransportError:
+    """The order's own deadline is over."""
+    return TransportError(
+        f"no answer within {order.timeout_s:g} s", outcome_known=False, code="TIMEOUT", hint="allow more: --timeout"
+    )
 
 
 def _blaming_input(progress: Progress) -> set[PeerId]:

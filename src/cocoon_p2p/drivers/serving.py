@@ -12,16 +12,22 @@ import trio
 from cocoon_p2p.drivers.own_pricing import GuardedPricing, pricing_maker
 from cocoon_p2p.drivers.plain_nursery import open_plain_nursery
 from cocoon_p2p.drivers.price_keeper import PriceKeeper
-from cocoon_p2p.errors import ConfigError, ExecutionError
+from cocoon_p2p.errors import ConfigError, ExecutionError, RefusalReason
 from cocoon_p2p.execution.port import Engine, ModelStatus
 from cocoon_p2p.ids import ModelId, Tier
+from cocoon_p2p.models.allow_list import AllowList
+from cocoon_p2p.models.manifest import GENERATION, Manifest
 from cocoon_p2p.models.registry import InstalledModel, ModelRegistry
 from cocoon_p2p.models.registry import Offer as RegistryOffer
+from cocoon_p2p.policy.admission import Refused
 from cocoon_p2p.policy.pricing import ListedPrice
 from cocoon_p2p.proto.provider_desk import ProviderDesk, ServedModel
 from cocoon_p2p.wire.capacity import DeviceClass, Offer, TierPrice, Unit
+from cocoon_p2p.wire.codec import UINT32_MAX
 
 log = logging.getLogger(__name__)
+
+_EVERYTHING = AllowList()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +62,23 @@ class Serving:
         registry: ModelRegistry,
         prices: PriceSettings,
         keeper: PriceKeeper | None = None,
+        *,
+        keep_warm: Sequence[str] = (),
+        allow_list: AllowList = _EVERYTHING,
     ) -> None:
+        """`keep_warm`: names or ids of models that are loaded at once and never unloaded, the others being loaded by their first
+        job; none: as many are loaded as the engine has room for."""
         self._engine = engine
         self._desk = desk
         self._registry = registry
         self._prices = prices
         self._make_pricing = pricing_maker(prices.pricing)
         self._keeper = keeper
+        self._keep_warm = frozenset(keep_warm)
+        self.allow_list = allow_list
         self._installed: dict[ModelId, InstalledModel] = {}
         self.changed: Callable[[], None] = lambda: None
+        desk.load_ms = self._load_ms
 
     async def keep_prices(self) -> None:
         """A task that moves the prices, if they can move, until it is cancelled."""
@@ -96,8 +110,12 @@ class Serving:
         return model
 
     async def serve_all(self, models: Sequence[InstalledModel], *, skip_failing: bool) -> None:
-        """Load models side by side and offer them. One that does not load is logged and left out with `skip_failing`;
-        else this raises ExecutionError. ConfigError (a device that does not work) is raised in any case."""
+        """Load models side by side, or make them known to the engine, and offer them. One that does not load, or for which there is
+        not enough memory, is logged and left out with `skip_failing`; else this raises ExecutionError. ConfigError (a device
+        that does not work) is raised in any case."""
+        unknown = self._keep_warm - {known for model in models for known in (model.name, model.model_id)}
+        if unknown:
+            log.warning("[execution] keep_warm names what is no model on offer here: %s", ", ".join(sorted(unknown)))
 
         async def serve(model: InstalledModel) -> None:
             try:
@@ -107,27 +125,58 @@ class Serving:
                     raise _named(model, error) from error
                 log.error("model %s is not offered: %s", model.name, error.message)
 
-        async with open_plain_nursery() as nursery:
-            for model in models:
-                nursery.start_soon(serve, model)
+        kept = [model for model in models if self._keeps(model)]
+        for part in (kept, [model for model in models if model not in kept]):  # what is to be kept has its room first
+            async with open_plain_nursery() as nursery:
+                for model in part:
+                    nursery.start_soon(serve, model)
 
-    async def serve(self, model: InstalledModel) -> ModelStatus:
-        """Load a model and offer it. Raises ExecutionError that names the model, ConfigError."""
+    async def serve(self, model: InstalledModel, *, items_max: int | None = None) -> ModelStatus:
+        """Load a model and offer it; `items_max` of one job, where its manifest does not say. Raises ExecutionError that names the
+        model, ConfigError."""
         try:
-            return await self._serve(model)
+            return await self._serve(model, items_max)
         except ExecutionError as error:
             raise _named(model, error) from error
 
-    async def _serve(self, model: InstalledModel) -> ModelStatus:
-        status = await self._engine.load(model.model_id, model.folder)
+    async def _serve(self, model: InstalledModel, items_max: int | None = None) -> ModelStatus:
+        self.allow_list.check(model)
+        try:
+            if self._keep_warm:
+                status = await self._engine.load(model.model_id, model.folder, keep=self._keeps(model))
+            else:
+                status = await self._engine.load(model.model_id, model.folder)
+        except ExecutionError as error:
+            if error.code == "LIMITS":
+                # SPEC job/1 §6
+                refused = Refused(RefusalReason.LIMITS, f"{model.name} does not fit: {error.message}")
+                self._desk.too_large = {**self._desk.too_large, model.model_id: refused}
+            raise
         pricing = self._make_pricing(self._prices.listed(model.offer))
         if self._keeper is not None:
             self._keeper.levels.restore(model.model_id, pricing)
-        served = ServedModel(model.model_id, model.name, pricing, status.device.name)
+        served = ServedModel(
+            model.model_id,
+            model.name,
+            pricing,
+            status.device.name,
+            *_measure(model.manifest, items_max),
+            open_only=model.manifest.upstream is not None,
+        )
         self._installed[model.model_id] = model
         self._desk.models = {**self._desk.models, model.model_id: served}
         self.changed()
         return status
+
+    async def withdraw(self, model_id: ModelId) -> bool:
+        """Offer a model no more, and end its workers: its jobs fail. False when it was not on offer."""
+        offered = model_id in self._desk.models
+        self._desk.models = {i: model for i, model in self._desk.models.items() if i != model_id}
+        self._installed.pop(model_id, None)
+        if offered:
+            self.changed()
+        await self._engine.unload(model_id)
+        return offered
 
     async def _take_back(self, model: InstalledModel, offer: RegistryOffer | None) -> None:
         """Undo an installation; `offer` is what stood there before, if anything did."""
@@ -142,10 +191,11 @@ class Serving:
 
     def offers(self) -> list[Offer]:
         """For the announcement: prices and load as they are now. None while the machine rests."""
-        best = self._note_speed()
+        statuses = self._note_speed()
         if self._desk.rests is not None:
             return []
-        return [self._offer(model, best.get(model.model_id, 0.0)) for model in self._desk.models.values()]
+        models = [(model, statuses.get(model.model_id)) for model in self._desk.models.values()]
+        return [self._offer(model, status) for model, status in models if status is None or not status.problem]
 
     def manifest(self, model_id: ModelId) -> bytes | None:
         """The manifest of a model on offer."""
@@ -158,8 +208,9 @@ class Serving:
 
     def price(self, model_id: ModelId, tier: Tier | None = None) -> tuple[int, int]:
         """(base, per item) as a job of one item would be quoted now; without a `tier`, of the best hidden one on offer."""
-        tier = max(self._desk.tiers, default=Tier.SEALED) if tier is None else tier
-        price = self._desk.price(self._desk.models[model_id], 1, 0, tier)
+        model = self._desk.models[model_id]
+        tier = max(self._desk.tiers_of(model), default=Tier.SEALED) if tier is None else tier
+        price = self._desk.price(model, 1, 0, tier)
         return price.base, price.per_item
 
     def pricing(self, model_id: ModelId) -> str:
@@ -167,31 +218,49 @@ class Serving:
         failed = isinstance(policy := self._desk.models[model_id].pricing, GuardedPricing) and policy.failed
         return f"fixed, as {self._prices.pricing} failed" if failed else self._prices.pricing
 
-    def _offer(self, model: ServedModel, best_items_s: float) -> Offer:
+    def _keeps(self, model: InstalledModel) -> bool:
+        return not self._keep_warm.isdisjoint((model.name, model.model_id))
+
+    def _load_ms(self, model_id: ModelId) -> int:
+        for status in self._engine.models():
+            if status.model_id == model_id:
+                return _load_ms(status)
+        return 0
+
+    def _offer(self, model: ServedModel, status: ModelStatus | None) -> Offer:
+        """`status` is the engine's; None for a model of another one."""
         desk = self._desk
+        device = status.device.name if status is not None and status.device.name else model.device
         return Offer(
             model_id=model.model_id,
             name=model.name,
-            unit=Unit.ITEM,
-            prices=tuple(TierPrice(tier, *self.price(model.model_id, tier)) for tier in sorted(desk.tiers)),
-            items_max=desk.items_max,
+            unit=model.unit,
+            prices=tuple(TierPrice(tier, *self.price(model.model_id, tier)) for tier in sorted(desk.tiers_of(model))),
+            items_max=desk.items_max if model.items_max is None else model.items_max,
             input_bytes_max=desk.input_bytes_max,
             slots_total=desk.slots,
             slots_free=max(0, desk.slots - desk.running),
             queue_ms=desk.queue_ms(model.model_id),
-            device=model.device,
-            device_class=device_class(model.device),
+            device=device,
+            device_class=device_class(device),
             item_us=int(desk.item_s.get(model.model_id, 0.0) * 1e6),
-            throughput=int(best_items_s * 1000),
+            throughput=0 if status is None else int(status.best_items_s * 1000),
+            load_ms=0 if status is None else _load_ms(status),
         )
 
-    def _note_speed(self) -> dict[ModelId, float]:
-        """The desk learns what an item takes; returns the items a second that each model did at best lately."""
+    def _note_speed(self) -> dict[ModelId, ModelStatus]:
+        """The desk learns what an item takes; returns what the engine says of each model."""
         statuses = self._engine.models()
         for status in statuses:
             if status.item_s is not None:
                 self._desk.item_s[status.model_id] = status.item_s
-        return {status.model_id: status.best_items_s for status in statuses}
+        return {status.model_id: status for status in statuses}
+
+
+def _load_ms(status: ModelStatus) -> int:
+    """How long a job that came now would wait for the model to be loaded; 0 when it is."""
+    # SPEC capacity/1 §3.3
+    return 0 if status.warm else min(max(1, int(1000 * (status.load_s or 0.0))), UINT32_MAX)
 
 
 _GPUS = frozenset({"cuda", "tensorrt", "rocm", "migraphx", "coreml", "directml"})
@@ -209,3 +278,10 @@ def _named(model: InstalledModel, error: ExecutionError) -> ExecutionError:
     """The same error with the model's name, since several are loaded at the same time."""
     message = f"model {model.name} cannot be served: {error.message}"
     return ExecutionError(message, code=error.code, retryable=error.retryable, hint=error.hint)
+
+
+def _measure(manifest: Manifest, items_max: int | None) -> tuple[Unit, int | None]:
+    """What a job of the model is counted in, and how many one may have where that is not as with all others."""
+    if manifest.kind != GENERATION:
+        return Unit.ITEM, items_max
+    return Unit.TOKEN, items_max if manifest.generation is None else manifest.generation.context

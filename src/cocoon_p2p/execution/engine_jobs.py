@@ -35,6 +35,8 @@ class EngineJob:
     suspect: bool = False
     """It was in a worker that died, with others: it runs alone, so that the guilty one is found and the others are not
     harmed by it."""
+    verdict: ExecutionError | None = None
+    """It took more than its share: what it fails with when its run has ended."""
 
     def finish(self, result: EngineResult) -> None:
         self.buffer.release()

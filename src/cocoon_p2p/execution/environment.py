@@ -11,9 +11,14 @@ ENVIRONMENT = {
 }
 """What must stand in the environment before the libraries are loaded."""
 
-_SECRET_PREFIX = "COCOON_PASSPHRASE"
+_KEPT = (
+    "PATH", "HOME", "LANG", "LC_", "TZ", "TMPDIR", "VIRTUAL_ENV", "PYTHON", "LD_LIBRARY_PATH", "DYLD_", "MALLOC_", "OMP_",
+    "ORT_", "CUDA_", "CUDNN_", "NVIDIA_", "ROCR_", "HIP_", "HSA_", "MIOPEN_", "COVERAGE_",
+)  # fmt: skip
+"""How names begin that Python, the libraries and drivers ask for."""
 
 
 def worker_environment(node: Mapping[str, str]) -> dict[str, str]:
-    """The node's environment for the processes that run models: without its secrets, with `ENVIRONMENT`."""
-    return {name: value for name, value in node.items() if not name.startswith(_SECRET_PREFIX)} | ENVIRONMENT
+    """The node's environment for the processes that run models: what they need of it, with `ENVIRONMENT`. People keep passphrases,
+    tokens and keys to other services in the rest, and a hostile model may come to read its process's memory."""
+    return {name: value for name, value in node.items() if name.startswith(_KEPT)} | ENVIRONMENT

@@ -7,6 +7,7 @@ node. It ends when the node's end is closed, which the kernel sees to however th
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import select
 import signal
@@ -16,6 +17,9 @@ from contextlib import suppress
 
 from cocoon_p2p.execution.environment import ENVIRONMENT
 from cocoon_p2p.execution.pipe import BlockingPipe, Tag
+
+LATE_MODULES = ("numpy.random", "encodings.unicode_escape", "jinja2.debug")
+"""What libraries load when it is first used: in the jail (execution/jail.py) that would be too late."""
 
 
 def serve(node: BlockingPipe) -> tuple[socket.socket, socket.socket] | None:
@@ -93,6 +97,8 @@ def main() -> None:
     os.environ.update(ENVIRONMENT)
     from cocoon_p2p.execution.worker import main as work
 
+    for name in LATE_MODULES:
+        importlib.import_module(name)
     gc.collect()
     gc.freeze()  # workers share these pages until they write to them; the collector would
     sockets = serve(BlockingPipe(socket.socket(fileno=int(sys.argv[1]))))

@@ -6,7 +6,9 @@ Descriptors of shared memory travel beside the messages that name them; both sid
 from __future__ import annotations
 
 import array
+import math
 import os
+import select
 import socket
 from collections import deque
 from collections.abc import Sequence
@@ -39,19 +41,25 @@ class Tag(IntEnum):
     ENDED = 4  # [pid, exit code; negative: signal]
     # node → worker, jobs socket
     PROVIDERS = 10  # []
-    PROBE = 11  # [execution provider]
-    LOAD = 12  # [folder, manifest, execution provider, threads, batch_items_max, output_bytes_max]
+    PROBE = 11  # [execution provider, number of the device, in the jail?]
+    LOAD = 12  # [folder, manifest, execution provider, number of the device, threads, batch_items_max, output_bytes_max,
+    #             bytes of memory beside what the process has | None]
     RUN = 13  # [[[job, text?, outputs, bytes | [block, size]] …], [[block, size] …]] and the new blocks' descriptors
     RELEASE = 14  # [block, bytes to wipe, keep?]     an output was read
     FORGET = 15  # [block]                            an input block is no more
+    BEGIN = 16  # [answer, request, client, items_max, items_allowed]   to a worker of a generation model
+    ALLOW = 17  # [answer, items]
+    STOP = 18  # [answer]
     # worker → node, jobs socket
     ANSWER = 20  # [value]                            to PROVIDERS and PROBE
     LOADED = 21  # [batches?]
     NOT_LOADED = 22  # [code, text]
     DONE = 23  # [job, waited_us, execute_us, work_us, bytes | [block, size], size of the new block | 0]
     FAILED = 24  # [job, code, text]
+    BEGUN = 25  # [answer, tokens of the prompt]
+    PRODUCED = 26  # [[[answer, piece, items, execute_us, waited_us] | [answer, code, text] …]]   what one step made
     # control socket: node → worker, worker → node
-    CANCEL = 30  # [job]
+    CANCEL = 30  # [job]                             an answer's on the jobs socket, too
     ENDING = 31  # [[job …]]                          a run is told to end
     DYING = 32  # [text]                              the last words of a worker
 
@@ -105,6 +113,15 @@ class BlockingPipe:
                 return None
             self._ready.extend(self._incoming.feed(memoryview(self._buffer)[:size], ancillary))
         return self._ready.popleft()
+
+    def has_message(self, timeout_s: float | None) -> bool:
+        """Whether `receive` would give a message, or the end, within `timeout_s` (None: wait for it). A message of which only a part
+        has come counts, too."""
+        if self._ready:
+            return True
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        return bool(poll.poll(None if timeout_s is None else math.ceil(timeout_s * 1000)))
 
     def waiting(self) -> list[Message]:
         """Messages that arrived together with the last one that `receive` gave."""

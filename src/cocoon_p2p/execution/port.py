@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from cocoon_p2p.ids import ModelId
+from cocoon_p2p.ids import ModelId, PeerId
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,21 @@ class ModelStatus:
     items_done: int = 0
     best_items_s: float = 0.0
     """Items a second in the best ten seconds of the last ten minutes (execution/rate.py); 0 when nothing was done."""
+    warm: bool = True
+    """A worker has it, or is being started again; otherwise the next job waits for a load."""
+    loading: bool = False
+    load_s: float | None = None
+    """For a job that came now: how long until the model is loaded, as far as can be told. None when it is loaded."""
+    replicas: int = 1
+    """Workers that have it loaded."""
+    devices: tuple[Device, ...] = ()
+    """Of each worker; empty while there is none."""
+    memory_bytes: int | None = None
+    """What its workers take, measured after the load; before the first load, what they are expected to take."""
+    last_used: float | None = None
+    """trio's clock: when its last job came or ended; None before the first."""
+    problem: str = ""
+    """Why it could not be loaded the last time; empty when it could."""
 
 
 class InputBuffer(Protocol):
@@ -73,12 +88,52 @@ class ExecutionResult(Protocol):
     def __exit__(self, *exc_info: object) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Produced:
+    """Some tokens of an answer, as soon as they are there."""
+
+    data: bytes
+    """An encoded `generation.Piece`: what one frame carries."""
+    items: int
+    """Tokens worked on until now, those of the prompt among them: the price's measure."""
+    final: bool
+    execute_s: float = 0.0
+    """Work on this answer until now: its share of each run."""
+
+
+class TokenStream(Protocol):
+    """An answer under way. An async context manager; leaving it ends the work within 100 ms."""
+
+    @property
+    def prompt_items(self) -> int:
+        """Tokens of the prompt (and of what the answer goes on behind): worked on before the first token comes."""
+
+    @property
+    def queue_s(self) -> float: ...
+
+    async def receive(self) -> Produced:
+        """The next tokens; whatever came since the last call together. Not to be called after the final one. Raises ExecutionError as
+        `Engine.run`."""
+
+    def allow(self, items: int) -> None:
+        """Work on so many items in all, and pause there until more are allowed: what is paid for. Never fewer than before."""
+
+    def stop(self) -> None:
+        """End after the token that is being made: the final piece comes with finish "caller"."""
+
+    async def __aenter__(self) -> TokenStream: ...
+
+    async def __aexit__(self, *exc_info: object) -> None: ...
+
+
 class Engine(Protocol):
     """Made by an async context manager; on exit every worker process has ended."""
 
-    async def load(self, model_id: ModelId, folder: Path) -> ModelStatus:
-        """Start a worker for the model whose verified files stand in `folder` (`models.layout`). Idempotent.
-        Raises ExecutionError: not an ONNX model, not enough memory, the worker died (with its reason)."""
+    async def load(self, model_id: ModelId, folder: Path, *, keep: bool | None = None) -> ModelStatus:
+        """Make the model known whose verified files stand in `folder` (`models.layout`), and start a worker for it. Idempotent.
+        `keep` None: only when there is room beside the others, and until it is idle for long, or the room is needed; a job that comes
+        when it is not loaded waits until it is. True: at once, and for good. False: not before the first job.
+        Raises ExecutionError: not an ONNX model, the worker died (with its reason), LIMITS (larger than the memory for models)."""
 
     async def unload(self, model_id: ModelId) -> None: ...
 
@@ -87,7 +142,24 @@ class Engine(Protocol):
     def input_buffer(self, payload_bytes: int) -> InputBuffer:
         """Raises ExecutionError(code="LIMITS") when memory for inputs is used up."""
 
-    async def run(self, model_id: ModelId, payload: InputBuffer, *, items_max: int) -> ExecutionResult:
-        """Queue, run and return. Cancelling takes the job from the queue, or ends its run. Takes over `payload`.
+    async def run(
+        self, model_id: ModelId, payload: InputBuffer, *, items_max: int, client: PeerId | None = None
+    ) -> ExecutionResult:
+        """Queue, run and return. Cancelling takes the job from the queue, or ends its run. Takes over `payload`. `client` is whose
+        job it is (None: this node's own): what stays from one job to the next is kept apart by it.
         Raises ExecutionError with code INPUT (what the model wants instead), ITEMS (more than items_max), BUSY (queue
         full), MODEL (the run failed), WORKER (the worker died; it is started again), LIMITS (output too large)."""
+
+    async def generate(
+        self,
+        model_id: ModelId,
+        payload: InputBuffer,
+        *,
+        items_max: int,
+        items_allowed: int,
+        client: PeerId | None = None,
+    ) -> TokenStream:
+        """For a model of kind "generation": read the request (`generation.request_of`), and begin. Returns when the prompt's tokens
+        are counted. `items_max` bounds prompt and answer together: an answer ends there with finish "length"; `items_allowed` is as in
+        `TokenStream.allow`, `client` as in `run`. Takes over `payload`. Raises ExecutionError: INPUT, ITEMS (the prompt alone has more
+        than items_max, or than the model's context), BUSY, MODEL, WORKER, LIMITS."""

@@ -14,7 +14,16 @@ from cocoon_p2p.errors import ExecutionError
 from cocoon_p2p.execution.batch_proof import proves_batching
 from cocoon_p2p.execution.batching import could_batch, length_groups
 from cocoon_p2p.execution.cancellation import Cancellation
-from cocoon_p2p.execution.session import RUN_ERRORS, OnnxModel, Values, first_line, run_options, tensors_of, values_of
+from cocoon_p2p.execution.session import (
+    RUN_ERRORS,
+    OnnxModel,
+    Values,
+    first_line,
+    is_out_of_memory,
+    run_options,
+    tensors_of,
+    values_of,
+)
 from cocoon_p2p.execution.text import TextReader
 from cocoon_p2p.tensors import PayloadError, Tensor, unpack_strings
 
@@ -71,7 +80,7 @@ class Runner:
         """Work on a set; each job comes out as soon as it has ended."""
         started = time.perf_counter_ns()
         for job in jobs:
-            job.dtypes = self._model.dtypes
+            job.dtypes = self._reader.dtypes if job.as_text and self._reader is not None else self._model.dtypes
         texts = [job for job in jobs if job.as_text]
         tensors = [job for job in jobs if not job.as_text]
         if texts:
@@ -158,8 +167,8 @@ class Runner:
         live = [job for job in jobs if job.error is None]
         values = None
         if live:
-            inputs = self._reader.batch([encoding for _, _, encoding in rows])
-            values = self._execute(live, inputs, names, isolate=len(jobs) > 1)
+            encodings = [encoding for _, _, encoding in rows]
+            values = self._execute(live, self._reader.batch(encodings), names, isolate=len(jobs) > 1, texts=encodings)
         if values is None and len(jobs) > 1:
             for own in jobs:
                 yield from self._run_rows([row for row in rows if row[0] is own], started)
@@ -178,12 +187,20 @@ class Runner:
                 yield job
 
     def _execute(
-        self, jobs: list[Job], inputs: Values, outputs: Sequence[str], *, isolate: bool = False
+        self,
+        jobs: list[Job],
+        inputs: Values,
+        outputs: Sequence[str],
+        *,
+        isolate: bool = False,
+        texts: Sequence[Encoding] | None = None,
     ) -> Values | None:
-        """Run the graph for these jobs. None when it failed: with `isolate` the jobs are to be run one by one, else they
-        have failed."""
+        """Run the graph for these jobs, whose rows are `texts` if they are of texts. None when it failed: with `isolate` the jobs are
+        to be run one by one, else they have failed."""
         options = self._cancellation.begin(job.number for job in jobs)
         try:
+            if options is not None and texts is not None:
+                return self._run_graph_on_texts(texts, inputs, outputs, options)
             if options is not None:
                 return self._model.run(inputs, outputs, options)
         except RUN_ERRORS as error:
@@ -197,11 +214,17 @@ class Runner:
             job.fail("CANCELLED", "the job was cancelled")
         return None
 
+    def _run_graph_on_texts(
+        self, rows: Sequence[Encoding], inputs: Values, outputs: Sequence[str], options: Any
+    ) -> Values:
+        assert self._reader is not None
+        return self._reader.finish(self._model.run(inputs, self._reader.graph_outputs(outputs), options), rows)
+
     def _fail(self, jobs: list[Job], error: BaseException) -> None:
         for job in jobs:
             if self._cancellation.is_cancelled(job.number):
                 job.fail("CANCELLED", "the job was cancelled")
-            elif isinstance(error, MemoryError):
+            elif is_out_of_memory(error):
                 job.fail("LIMITS", "there is not enough memory for this job")
             else:
                 job.fail("MODEL", f"the model failed: {first_line(error)}")
@@ -224,8 +247,8 @@ class Runner:
             rows = [rows[0], rows[0]]
         names = self._reader.text.outputs
         try:
-            together = self._model.run(self._reader.batch(rows), names, options)
-            alone = [self._model.run(self._reader.batch([row]), names, options) for row in rows]
+            together = self._run_graph_on_texts(rows, self._reader.batch(rows), names, options)
+            alone = [self._run_graph_on_texts([row], self._reader.batch([row]), names, options) for row in rows]
         except RUN_ERRORS:
             return False
         return all(

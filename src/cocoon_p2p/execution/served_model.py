@@ -1,29 +1,22 @@
-"""One loaded model: its queue, and the life of its worker process, which is started again when it dies."""
+"""The jobs of one model, whichever of its workers runs them: their queue, and what was seen of them."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 import trio
 
 from cocoon_p2p.errors import ExecutionError
 from cocoon_p2p.execution.batching import take_batch
-from cocoon_p2p.execution.blocks import Block
 from cocoon_p2p.execution.device import ChosenDevice
 from cocoon_p2p.execution.engine_jobs import EngineJob
-from cocoon_p2p.execution.port import ModelStatus
 from cocoon_p2p.execution.rate import RateMeter
-from cocoon_p2p.execution.worker_link import ModelSettings, Outcome, WorkerLink
-from cocoon_p2p.execution.worker_processes import WorkerProcess, WorkerProcesses
+from cocoon_p2p.execution.replica import Replica, cancelled, copy_of, unloaded
+from cocoon_p2p.execution.worker_link import ModelSettings, Outcome
 from cocoon_p2p.ids import ModelId
-from cocoon_p2p.limits import (
-    ENGINE_SET_JOBS_MAX,
-    WORKER_RESTART_DELAY_MAX_S,
-    WORKER_RESTART_DELAY_S,
-    WORKER_START_TIMEOUT_S,
-    WORKER_TERMINATE_TIMEOUT_S,
-)
+from cocoon_p2p.limits import ENGINE_SET_JOBS_MAX
 from cocoon_p2p.models.manifest import Manifest
 
 _TEXT_SETS = 4
@@ -33,164 +26,133 @@ _AVERAGE_WEIGHT = 0.2
 
 
 class ServedModel:
-    """`run` is its task. Jobs come by `submit`; they end by `EngineJob.finish` or `fail`, each exactly once."""
+    """Implements `ModelJobs`. Jobs come by `submit`; they end by `EngineJob.finish` or `fail`, each exactly once. Workers come
+    and go (execution/engine_pool.py): without one, jobs wait."""
 
-    def __init__(
-        self, model_id: ModelId, folder: Path, manifest: Manifest, device: ChosenDevice, settings: ModelSettings
-    ) -> None:
+    def __init__(self, model_id: ModelId, manifest: Manifest, settings: ModelSettings) -> None:
         self.model_id = model_id
         self.manifest = manifest
-        self.device = device
-        self._folder = folder
+        self.replicas: list[Replica] = []
+        self.drains = False
+        """Another model needs the room: no worker gets any more jobs for now."""
+        self.last_used: float | None = None
+        self.jobs_done = 0
+        self.items_done = 0
+        self.item_s: float | None = None
+        self.rested: Callable[[], None] = lambda: None
+        """Called when a worker has become idle."""
         self._settings = settings
         self._queue: deque[EngineJob] = deque()
-        self._handed: dict[int, EngineJob] = {}
-        self._link: WorkerLink | None = None
-        self._batches = False
-        self._jobs_done = 0
-        self._items_done = 0
         self._rate = RateMeter()
-        self._item_s: float | None = None
-        self._deaths = 0
-        self._nursery: trio.Nursery | None = None
         self._closed = False
-        self.first_load = trio.Event()
-        self.load_error: ExecutionError | None = None
 
-    def status(self) -> ModelStatus:
-        return ModelStatus(
-            model_id=self.model_id,
-            device=self.device.device,
-            loaded=self._link is not None,
-            queued=len(self._queue),
-            running=len(self._handed),
-            jobs_done=self._jobs_done,
-            item_s=self._item_s,
-            pid=self._link.process.pid if self._link is not None else None,
-            items_done=self._items_done,
-            best_items_s=self._rate.best_items_s(trio.current_time()),
-        )
+    @property
+    def queued(self) -> int:
+        return len(self._queue)
+
+    @property
+    def running(self) -> int:
+        return sum(len(replica.handed) for replica in self.replicas)
+
+    @property
+    def crowded(self) -> bool:
+        if any(replica.batches for replica in self.replicas):
+            return sum(job.items for job in self._queue) > self._settings.batch_items_max
+        return len(self._queue) > 1
+
+    @property
+    def best_items_s(self) -> float:
+        return self._rate.best_items_s(trio.current_time())
 
     def submit(self, job: EngineJob) -> None:
         """Raises ExecutionError(code="BUSY" or "SHUTTING_DOWN")."""
         if self._closed:
-            raise ExecutionError("the model was unloaded", code="SHUTTING_DOWN", retryable=True)
+            raise unloaded()
         if len(self._queue) >= self._settings.queue_max:
             raise ExecutionError(f"{len(self._queue)} jobs wait for this model already", code="BUSY", retryable=True)
+        self.last_used = trio.current_time()
         self._queue.append(job)
-        self._hand_over()
+        self.hand_over()
 
     def abandon(self, job: EngineJob) -> None:
         """Nobody waits for the job any more: take it from the queue, or end its run."""
         job.abandoned = True
-        if job.number not in self._handed:
-            if job in self._queue:
-                self._queue.remove(job)
-                job.fail(_cancelled())
-            return
-        if self._link is not None and self._nursery is not None:  # else the worker has just died
-            self._link.cancel(job)
-            self._nursery.start_soon(self._end_for_sure, job, self._link)
+        for replica in self.replicas:
+            if job.number in replica.handed:
+                replica.abandon(job)
+                return
+        if job in self._queue:
+            self._queue.remove(job)
+            job.fail(cancelled())
 
-    def forget_block(self, block: Block) -> None:
-        if self._link is not None:
-            self._link.forget(block)
+    def hand_over(self) -> None:
+        """Give the workers what is queued."""
+        for replica in self.replicas:
+            if not self._queue:
+                return
+            replica.hand_over()
 
-    async def run(self, processes: WorkerProcesses) -> None:
-        """Keeps a worker alive until cancelled, or until the first load fails (then `load_error` is set)."""
-        try:
-            while True:
-                await self._live_once(processes)
-                if self.load_error is not None and not self.first_load.is_set():
-                    return
-                delay = WORKER_RESTART_DELAY_S * 2 ** min(self._deaths, 20)
-                self._deaths += 1
-                await trio.sleep(min(delay, WORKER_RESTART_DELAY_MAX_S))
-        finally:
-            self._closed = True
-            self._fail_all(ExecutionError("the model was unloaded", code="SHUTTING_DOWN", retryable=True))
-            self.first_load.set()
+    def add_worker(self, folder: Path, device: ChosenDevice) -> Replica:
+        """One more, that is yet to run."""
+        replica = Replica(folder, self.manifest, device, self._settings, self)
+        self.replicas.append(replica)
+        return replica
 
-    async def _live_once(self, processes: WorkerProcesses) -> None:
-        """One worker process, from its start to its end."""
-        try:
-            async with processes.worker() as process:
-                await self._load(process)
-                await self._serve(processes)
-        except ExecutionError as error:
-            self.load_error = error
-            if self.first_load.is_set():
-                self._fail_all(error)
+    def drop_worker(self, worker: object) -> None:
+        self.replicas = [replica for replica in self.replicas if replica is not worker]
 
-    async def _load(self, process: WorkerProcess) -> None:
-        """Raises ExecutionError."""
-        link = WorkerLink(process)
-        with trio.move_on_after(WORKER_START_TIMEOUT_S) as scope:
-            self._batches = await link.load(self._folder, self.manifest, self.device.provider, self._settings)
-        if scope.cancelled_caught:
-            raise ExecutionError(f"the model did not load within {WORKER_START_TIMEOUT_S:.0f} s", code="MODEL")
-        self._link = link
-        self.load_error = None
-        self.first_load.set()
+    def resume(self) -> None:
+        self.hand_over()
 
-    async def _serve(self, processes: WorkerProcesses) -> None:
-        link = self._link
-        assert link is not None
-        try:
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
-                nursery.start_soon(link.read_control, self._handed)
-                nursery.start_soon(self._kill_when_asked, processes, link)
-                self._hand_over()
-                while outcomes := await link.receive(self._handed):
-                    for job, outcome in outcomes:
-                        self._settle(job, outcome)
-                    if not self._handed:
-                        self._hand_over()
-                nursery.cancel_scope.cancel()
-        finally:
-            self._link = self._nursery = None
-            link.close()
-            if link.kill_asked.is_set():
-                self._take_back(suspect=False)
-        if not link.kill_asked.is_set():
-            self._died(await link.why_ended())
+    def fail_queued(self, error: ExecutionError) -> None:
+        """No worker can be had for them."""
+        while self._queue:
+            self._queue.popleft().fail(copy_of(error))
 
-    def _settle(self, job: EngineJob, outcome: Outcome) -> None:
-        del self._handed[job.number]
+    def close(self) -> None:
+        """To be called when no worker is left."""
+        self._closed = True
+        self.fail_queued(unloaded())
+
+    # --- what workers ask and tell: implements `replica.Jobs` ---
+
+    def next_jobs(self, *, batches: bool) -> list[EngineJob]:
+        if self.drains or not self._queue:
+            return []
+        if self._queue[0].suspect:
+            return self._take([0])
+        if self._queue[0].as_text:
+            return self._take_texts()
+        if not batches:
+            return self._take([0])
+        keys = ((None if job.suspect else job.key, job.items) for job in self._queue)
+        chosen = take_batch(keys, self._settings.batch_items_max)
+        return self._take(chosen[:ENGINE_SET_JOBS_MAX])
+
+    def put_back(self, jobs: list[EngineJob]) -> None:
+        self._queue.extendleft(reversed(jobs))
+
+    def settled(self, job: EngineJob, outcome: Outcome) -> None:
+        self.last_used = trio.current_time()
         if isinstance(outcome, ExecutionError):
             job.fail(outcome)
             return
         result, work_s = outcome
-        self._deaths = 0
-        self._jobs_done += 1
-        self._items_done += job.items
-        self._rate.add(job.items, trio.current_time())
+        self.jobs_done += 1
+        self.items_done += job.items
+        self._rate.add(job.items, self.last_used)
         if job.items > 0:
             item_s = work_s / job.items
-            old = self._item_s
-            self._item_s = item_s if old is None else old + _AVERAGE_WEIGHT * (item_s - old)
+            old = self.item_s
+            self.item_s = item_s if old is None else old + _AVERAGE_WEIGHT * (item_s - old)
         job.finish(result)
 
-    def _hand_over(self) -> None:
-        """Give the worker what is queued, if it has nothing to do. Never waits for more to come."""
-        if self._link is None or self._handed or not self._queue:
-            return
-        if self._queue[0].suspect:
-            jobs = self._take([0])
-        elif self._queue[0].as_text:
-            jobs = self._take_texts()
-        elif self._batches:
-            keys = ((None if job.suspect else job.key, job.items) for job in self._queue)
-            chosen = take_batch(keys, self._settings.batch_items_max)
-            jobs = self._take(chosen[:ENGINE_SET_JOBS_MAX])
-        else:
-            jobs = self._take([0])
-        now = trio.current_time()
-        for job in jobs:
-            job.handed_at = now
-            self._handed[job.number] = job
-        self._link.run(jobs)
+    def at_rest(self) -> None:
+        self.rested()
+
+    def could_not_return(self, error: ExecutionError) -> None:
+        if not any(replica.pid is not None for replica in self.replicas):
+            self.fail_queued(error)
 
     def _take_texts(self) -> list[EngineJob]:
         chosen, items = [], 0
@@ -208,51 +170,3 @@ class ServedModel:
         for position in reversed(positions):
             del self._queue[position]
         return jobs
-
-    async def _end_for_sure(self, job: EngineJob, link: WorkerLink) -> None:
-        """A run that does not heed being told to end is ended with its process."""
-        with trio.move_on_after(WORKER_TERMINATE_TIMEOUT_S):
-            await job.ended.wait()
-            return
-        if job.ending or all(other.abandoned for other in self._handed.values()):
-            link.kill_asked.set()
-
-    async def _kill_when_asked(self, processes: WorkerProcesses, link: WorkerLink) -> None:
-        await link.kill_asked.wait()
-        processes.kill(link.process)
-        link.process.control.close()  # ends it too, were the fork server gone; what it answered before is still read
-
-    def _take_back(self, *, suspect: bool) -> None:
-        """What the worker had goes first when it is back, but for cancelled jobs."""
-        for job in reversed(list(self._handed.values())):
-            if job.abandoned:
-                job.fail(_cancelled())
-            else:
-                job.ending = False
-                job.suspect = suspect
-                self._queue.appendleft(job)
-        self._handed.clear()
-
-    def _died(self, reason: str) -> None:
-        if len(self._handed) > 1:
-            self._take_back(suspect=True)
-        for job in self._handed.values():
-            job.fail(
-                ExecutionError(
-                    f"the process that ran the job {reason}",
-                    code="WORKER",
-                    retryable=True,
-                    hint="the model is loaded again; a job that ends its worker each time is too large or broken",
-                )
-            )
-        self._handed.clear()
-
-    def _fail_all(self, error: ExecutionError) -> None:
-        for job in [*self._handed.values(), *self._queue]:
-            job.fail(ExecutionError(error.message, code=error.code, retryable=error.retryable, hint=error.hint))
-        self._handed.clear()
-        self._queue.clear()
-
-
-def _cancelled() -> ExecutionError:
-    return ExecutionError("the job was cancelled", code="CANCELLED")

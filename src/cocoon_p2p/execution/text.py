@@ -12,8 +12,10 @@ from tokenizers import Encoding, Tokenizer
 
 from cocoon_p2p.errors import ExecutionError
 from cocoon_p2p.execution.arrays import BITS
+from cocoon_p2p.execution.text_outputs import compute, computed
 from cocoon_p2p.limits import TEXT_CHARS_MAX
 from cocoon_p2p.models.manifest import Manifest
+from cocoon_p2p.models.text_part import COMPUTED_DTYPE
 
 _ORT_NUMPY: dict[str, Any] = {"int64": np.int64, "int32": np.int32}
 
@@ -26,6 +28,11 @@ class TextReader:
         self.text = manifest.text
         self._dtypes = {spec.name: _ORT_NUMPY[spec.dtype] for spec in manifest.inputs}
         self._outputs = {spec.name: spec for spec in manifest.outputs}
+        self._computed = computed(self.text)
+        self.dtypes = {spec.name: spec.dtype for spec in manifest.outputs}
+        """Of a text job's outputs, by their names."""
+        if self._computed:
+            self.dtypes = dict.fromkeys(self.text.outputs, COMPUTED_DTYPE)
         self._tokenizer = Tokenizer.from_file(str(folder / self.text.tokenizer))
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(self.text.max_tokens)
@@ -57,8 +64,29 @@ class TextReader:
             inputs[self.text.types] = types.astype(self._dtypes[self.text.types], copy=False)
         return inputs
 
+    def graph_outputs(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The graph's outputs that a text job's outputs `names` are made of."""
+        return self.text.runs if self._computed else tuple(names)
+
+    def finish(self, values: dict[str, NDArray[Any]], rows: Sequence[Encoding]) -> dict[str, NDArray[Any]]:
+        """A text job's outputs from those of the graph for a batch of these rows. Raises ValueError, MemoryError."""
+        if not self._computed:
+            return values
+        mask = np.zeros((len(rows), max((len(row.ids) for row in rows), default=0)), np.int64)
+        for number, row in enumerate(rows):
+            mask[number, : len(row.ids)] = 1
+        return dict(compute(self.text, values, mask))
+
     def empty(self, name: str, rows: int) -> NDArray[Any]:
         """An array for an output of `rows` rows, not filled."""
+        if self._computed:
+            return np.empty((rows, self._width()), np.float32)
         spec = self._outputs[name]
         assert spec.shape is not None
         return np.empty((rows, *spec.shape[1:]), BITS.get(spec.dtype) or np.dtype(spec.dtype))
+
+    def _width(self) -> int:
+        """Numbers of one row of a computed output: the last dimension of what it is made of, which is fixed."""
+        shape = self._outputs[self.text.runs[0]].shape
+        assert shape is not None
+        return shape[-1]

@@ -15,11 +15,22 @@ from typing import Any
 from cocoon_p2p.errors import ExecutionError
 from cocoon_p2p.execution.blocks import Block, BlockPool
 from cocoon_p2p.execution.cancellation import Cancellation
+from cocoon_p2p.execution.generation.worker_loop import GenerationLoop
+from cocoon_p2p.execution.jail import enter_jail, jail_for
 from cocoon_p2p.execution.pipe import BlockingPipe, Message, Tag
 from cocoon_p2p.execution.runner import Job, Runner
-from cocoon_p2p.execution.session import RUN_ERRORS, OnnxModel, available_providers, first_line, probe, run_options
+from cocoon_p2p.execution.session import (
+    RUN_ERRORS,
+    OnnxModel,
+    available_providers,
+    first_line,
+    is_out_of_memory,
+    probe,
+    run_options,
+)
 from cocoon_p2p.execution.text import TextReader
 from cocoon_p2p.limits import WORKER_INLINE_BYTES_MAX
+from cocoon_p2p.models.guard import ModelRefused, guard_model
 from cocoon_p2p.models.layout import ModelDamaged, verify_files
 from cocoon_p2p.models.manifest import parse_manifest
 from cocoon_p2p.tensors import Payload, PayloadError, decode_payload, payload_bytes, write_payload
@@ -36,7 +47,6 @@ def main(jobs: socket.socket, control: socket.socket) -> None:
     cancellation = Cancellation(control, run_options)
     sys.excepthook = _last_words(cancellation)
     _offer_to_out_of_memory_killer()
-    cancellation.start()
     Worker(BlockingPipe(jobs), cancellation).serve()
 
 
@@ -45,6 +55,8 @@ class Worker:
         self._pipe = pipe
         self._cancellation = cancellation
         self._runner: Runner | None = None
+        self._generation: GenerationLoop | None = None
+        """Of a model that generates: all that comes from then on is for it."""
         self._inputs: dict[int, Block] = {}
         self._outputs: dict[int, Block] = {}
         self._pool = BlockPool()
@@ -53,6 +65,9 @@ class Worker:
     def serve(self) -> None:
         while message := self._pipe.receive():
             self._handle(message)
+            if self._generation is not None:
+                self._generation.serve()
+                return
 
     def _handle(self, message: Message) -> None:
         match message:
@@ -63,29 +78,55 @@ class Worker:
                 self._release(self._outputs.pop(number), size, keep=keep)
             case [Tag.FORGET, number]:
                 self._inputs.pop(number).close()
-            case [Tag.LOAD, folder, manifest, provider, threads, batch_items_max, output_bytes_max]:
+            case [Tag.LOAD, folder, manifest, provider, device, threads, batch_items_max, output_bytes_max, memory]:
                 self._output_bytes_max = output_bytes_max
-                self._load(Path(folder), manifest, provider, threads, batch_items_max)
+                self._begin(Path(folder), provider, memory)
+                self._load(Path(folder), manifest, (provider, device), threads, batch_items_max)
             case [Tag.PROVIDERS]:
+                self._cancellation.start()
                 self._pipe.send([Tag.ANSWER, available_providers()])
-            case [Tag.PROBE, provider]:
-                self._pipe.send([Tag.ANSWER, probe(provider, PROBE_MODEL)])
+            case [Tag.PROBE, provider, device, jailed]:
+                if jailed:
+                    enter_jail([], memory_bytes=None, device=jail_for(provider))
+                self._cancellation.start()
+                self._pipe.send([Tag.ANSWER, probe(provider, PROBE_MODEL, device)])
             case _:
                 raise ValueError(f"message {message[0]} is not known here")
 
-    def _load(self, folder: Path, manifest_bytes: bytes, provider: str, threads: int, batch_items_max: int) -> None:
+    def _begin(self, folder: Path, provider: str, memory_bytes: int | None) -> None:
+        """Before the first byte of a model is read. `memory_bytes`: what model and jobs may take, None for no bound."""
+        try:
+            enter_jail([folder], memory_bytes=memory_bytes, device=jail_for(provider))
+        except ExecutionError as error:
+            self._pipe.send([Tag.NOT_LOADED, error.code, error.message])
+            raise SystemExit(1) from error
+        self._cancellation.start()  # a second thread, so last
+
+    def _load(
+        self, folder: Path, manifest_bytes: bytes, where: tuple[str, int], threads: int, batch_items_max: int
+    ) -> None:
+        """`where`: execution provider, and number of its device."""
         manifest = parse_manifest(manifest_bytes)
+        provider, device = where
         try:
             verify_files(folder, manifest)
-            model = OnnxModel(folder, manifest, provider=provider, threads=threads or _processors())
+            guard_model(manifest, folder)
+            threads = threads or _processors()
+            model = OnnxModel(folder, manifest, provider=provider, device=device, threads=threads)
+            if manifest.generation is not None:
+                bounds = {"rows_max": batch_items_max, "kv_bytes_max": self._output_bytes_max}
+                self._generation = GenerationLoop(self._pipe, self._cancellation, folder, model, **bounds)
+                self._pipe.send([Tag.LOADED, True])
+                return
             reader = None if manifest.text is None else TextReader(folder, manifest)
             self._runner = Runner(model, reader, self._cancellation, batch_items_max)
-        except ModelDamaged as error:
+        except (ModelDamaged, ModelRefused) as error:
             self._pipe.send([Tag.NOT_LOADED, "MODEL", error.message])
             return
         except RUN_ERRORS as error:
             text = first_line(error).replace(f"{folder}/", "")
-            self._pipe.send([Tag.NOT_LOADED, "MODEL", f"ONNX Runtime cannot load it: {text}"])
+            code = "LIMITS" if is_out_of_memory(error) else "MODEL"
+            self._pipe.send([Tag.NOT_LOADED, code, f"ONNX Runtime cannot load it: {text}"])
             return
         self._pipe.send([Tag.LOADED, self._runner.batches])
 

@@ -6,21 +6,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import trio
 
 from cocoon_p2p.errors import ExecutionError
 from cocoon_p2p.execution.blocks import Block
+from cocoon_p2p.execution.device import ChosenDevice
 from cocoon_p2p.execution.engine_jobs import EngineJob, EngineResult
+from cocoon_p2p.execution.memory import expected_bytes
 from cocoon_p2p.execution.pipe import Message, Tag
 from cocoon_p2p.execution.worker_processes import WorkerProcess
-from cocoon_p2p.limits import DETAIL_CHARS_MAX, ENGINE_IDLE_BLOCK_BYTES_MAX
+from cocoon_p2p.limits import DETAIL_CHARS_MAX, ENGINE_IDLE_BLOCK_BYTES_MAX, JOB_RUN_SECONDS_DEFAULT
 from cocoon_p2p.models.manifest import Manifest
 
 Outcome = tuple[EngineResult, float] | ExecutionError
 """A result and the seconds of work that went into it; or what went wrong."""
 _LAST_WORDS_TIMEOUT_S = 0.5
 _CODES = {"INPUT", "MODEL", "LIMITS", "CANCELLED", "WORKER"}
+
+
+class Ending(Protocol):
+    """A job, or an answer under way."""
+
+    ending: bool
+    """The worker was told to end its run, and said that it is in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +40,10 @@ class ModelSettings:
     batch_items_max: int
     output_bytes_max: int
     queue_max: int
+    job_seconds: float = JOB_RUN_SECONDS_DEFAULT
+    """How long one run, or the time between two answers of a set, may take."""
+    job_memory_bytes: int | None = None
+    """By how much jobs may make their worker grow; None: no bound."""
 
 
 class WorkerLink:
@@ -41,15 +55,20 @@ class WorkerLink:
         self.fault = ""
         self._outputs: dict[int, Block] = {}
 
-    async def load(self, folder: Path, manifest: Manifest, provider: str, settings: ModelSettings) -> bool:
+    async def load(self, folder: Path, manifest: Manifest, device: ChosenDevice, settings: ModelSettings) -> bool:
         """Whether the model's jobs may be put together. Raises ExecutionError."""
         bounds = [settings.threads, settings.batch_items_max, settings.output_bytes_max]
-        self.process.jobs.send([Tag.LOAD, str(folder), manifest.encode(), provider, *bounds])
+        memory = None
+        if settings.job_memory_bytes is not None:
+            # While it loads, a model stands in memory twice.
+            memory = 2 * expected_bytes(manifest.size) + settings.job_memory_bytes
+        where = [device.provider, device.number]
+        self.process.jobs.send([Tag.LOAD, str(folder), manifest.encode(), *where, *bounds, memory])
         match await self._messages():
             case [[Tag.LOADED, bool(batches)]]:
                 return batches
-            case [[Tag.NOT_LOADED, str(_), str(text)]]:
-                raise ExecutionError(text[:DETAIL_CHARS_MAX], code="MODEL")
+            case [[Tag.NOT_LOADED, str(code), str(text)]]:
+                raise ExecutionError(text[:DETAIL_CHARS_MAX], code=code if code in _CODES else "MODEL")
             case []:
                 reason = await self.why_ended()
                 raise ExecutionError(
@@ -90,7 +109,7 @@ class WorkerLink:
             self.fault = f"sent what is no answer to a job ({type(error).__name__})"
             return []
 
-    async def read_control(self, handed: Mapping[int, EngineJob]) -> None:
+    async def read_control(self, handed: Mapping[int, Ending]) -> None:
         while messages := await self._messages(control=True):
             for message in messages:
                 match message:

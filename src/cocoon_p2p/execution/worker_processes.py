@@ -14,6 +14,7 @@ import trio
 
 from cocoon_p2p.errors import ConfigError, ExecutionError
 from cocoon_p2p.execution.environment import worker_environment
+from cocoon_p2p.execution.memory import out_of_memory_kills
 from cocoon_p2p.execution.pipe import Pipe, Tag
 from cocoon_p2p.limits import WORKER_START_TIMEOUT_S
 
@@ -35,17 +36,31 @@ class WorkerProcess:
         self.ended = trio.Event()
         self.exit_code: int | None = None
         self.last_words = ""
+        self.orphaned = False
+        """It went with the process that it was forked from, and no job of its own is to blame."""
+        self._kills_before = out_of_memory_kills()
 
     async def why_ended(self) -> str:
         """ "was killed by signal 9 (SIGKILL)" …; the process has closed its socket."""
         with trio.move_on_after(_EXIT_NEWS_TIMEOUT_S):
             await self.ended.wait()
         if self.exit_code is None:
-            return "ended for an unknown reason"
+            return "ended with the one that starts such" if self.orphaned else "ended for an unknown reason"
+        if self.ran_out_of_memory:
+            return "ran out of memory" + (": the kernel ended it (SIGKILL)" if self.exit_code < 0 else "")
         if self.exit_code < 0:
             return f"was killed by signal {-self.exit_code} ({_signal_name(-self.exit_code)})"
         words = f": {self.last_words}" if self.last_words else ""
         return f"ended with exit code {self.exit_code}{words}"
+
+    @property
+    def ran_out_of_memory(self) -> bool:
+        """Whether that was why it ended: it said so itself, or the kernel ended it, and has ended processes for want of memory
+        meanwhile."""
+        if self.exit_code == -signal.SIGKILL:
+            now = out_of_memory_kills()
+            return now is not None and self._kills_before is not None and now > self._kills_before
+        return self.last_words.startswith("MemoryError")
 
 
 class WorkerProcesses:
@@ -150,11 +165,13 @@ class WorkerProcesses:
                     worker.started.set()
                 elif message[0] == Tag.ENDED:
                     self._note_end(message[1], message[2])
-        # The server is gone: its workers go on, and the next one is forked from a new server.
+        # The server is gone, and with it the workers that the jail holds (they asked the kernel for that); others go on. The next one
+        # is forked from a new server.
         server.close()
         if self._server is server:
             self._server = None
         for worker in self._workers.values():
+            worker.orphaned = worker.orphaned or not worker.ended.is_set()
             worker.started.set()
             worker.ended.set()
         await process.wait()

@@ -8,7 +8,9 @@ bodies are those of gateway/frames.py::
     gateway/audit_api.py
     GET  /v1/why/ID             gateway/why_api.py
     POST /v1/run                {"model", "tier", "max_price", …: run_json.REQUEST_KEYS} and a payload
+    POST /v1/generate           gateway/generate_api.py
     POST /v1/models             {"path", "name", "price_base", "price_per_item"}
+    …    /v1/models/            gateway/models_api.py
     POST /v1/shutdown           ends the node
 
 An error is {"error": {"code", "message", "hint", "retryable"}} with a status of 4xx or 5xx. A client that hangs up during
@@ -39,9 +41,12 @@ from cocoon_p2p.gateway.audit_api import audit_routes
 from cocoon_p2p.gateway.doctor_api import doctor_routes
 from cocoon_p2p.gateway.errors_json import error_to_json, status_of
 from cocoon_p2p.gateway.fields import integer, known_keys, text
+from cocoon_p2p.gateway.generate_api import generate_routes
 from cocoon_p2p.gateway.json_http import json_response, read_json
 from cocoon_p2p.gateway.market_api import market_routes
+from cocoon_p2p.gateway.models_api import models_routes
 from cocoon_p2p.gateway.peers_api import peer_routes
+from cocoon_p2p.gateway.pulls_api import pull_routes
 from cocoon_p2p.gateway.run_job import RunEndpoint
 from cocoon_p2p.gateway.why_api import why_routes
 from cocoon_p2p.limits import AMOUNT_NANOGRAM_MAX, API_LIST_ROWS_MAX, NAME_CHARS_MAX
@@ -119,6 +124,9 @@ def build_app(node: Node, stop: trio.Event) -> Starlette:
         Route("/v1/models", endpoints.add_model, methods=["POST"]),
         Route("/v1/shutdown", endpoints.shutdown, methods=["POST"]),
         Route("/v1/run", RunEndpoint(node), methods=["POST"]),
+        *generate_routes(node),
+        *models_routes(node),
+        *pull_routes(node),
         *peer_routes(node),
         *why_routes(node),
         *audit_routes(node),

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from cocoon_p2p.errors import CocoonError
 from cocoon_p2p.limits import CANARY_BYTES_MAX, CANARY_DIM_MAX, PAYLOAD_RANK_MAX
-from cocoon_p2p.models.manifest import DYNAMIC, Manifest, TensorSpec
+from cocoon_p2p.models.manifest import DYNAMIC, GENERATION, Manifest, TensorSpec
 from cocoon_p2p.tensors import DTYPES, STRING, TEXT_INPUT, Payload, Tensor, string_tensor
 
 _FREQUENT = (
@@ -48,7 +48,9 @@ def canary_input(manifest: Manifest, rng: Random, *, tame: int = 0) -> Payload:
     """An input of the model: with the same state of `rng` the same one. Texts where the model takes texts, else a value for
     each of its inputs. For a model that fails with what a manifest lets one guess: `tame` 1 keeps integers at 0 and 1, 2
     (TAME_MAX) gives all free dimensions the same number as well. Raises CocoonError (CANARY) for a model whose inputs are
-    too large to make up."""
+    too large to make up, or that generates text."""
+    if manifest.kind == GENERATION:
+        raise CocoonError("nothing is made up for a model that generates text", code="CANARY")
     if manifest.text is not None:
         return Payload((string_tensor(TEXT_INPUT, _texts(rng)),))
     return Payload(tuple(_tensors(manifest, rng, 1 if tame else _TOKEN_ID_MAX, square=tame == TAME_MAX)))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cocoon_p2p.errors import ExecutionError
-from cocoon_p2p.models.manifest import DYNAMIC, Manifest, TensorSpec, shape_text
+from cocoon_p2p.models.manifest import DYNAMIC, GENERATION, Manifest, TensorSpec, shape_text
+from cocoon_p2p.models.session_call import SessionCall, first_state, session_call
 from cocoon_p2p.tensors import STRING, TEXT_INPUT, Payload, Tensor
 
 _NAMES_SHOWN = 8
+_REQUEST_INPUT = "generate"
+"""The tensor of a request to generate text (job/1 §10)."""
 
 
 def takes_text(manifest: Manifest, payload: Payload) -> bool:
@@ -15,10 +20,16 @@ def takes_text(manifest: Manifest, payload: Payload) -> bool:
 
 
 def check_inputs(manifest: Manifest, payload: Payload) -> int:
-    """The number of items of the job (job/1 §5): strings of a text job; else the leading dimension of the model's first
-    input if it is dynamic, else 1. Raises ExecutionError(code="INPUT") that says what the model wants."""
+    """The number of items of the job (job/1 §5): strings of a text job; 1, the least, of a request to generate text, whose tokens
+    only a tokenizer counts; else the leading dimension of the model's first input that is not state, if it is dynamic, else 1.
+    Raises ExecutionError(code="INPUT") that says what the model wants."""
+    if manifest.kind == GENERATION:
+        return _check_request(payload)
     if takes_text(manifest, payload):
         return _check_text(manifest, payload)
+    call = session_call(manifest, payload)
+    if call is not None:
+        return _check_session(manifest, call)
     given = {tensor.name: tensor for tensor in payload.tensors}
     if set(given) == {TEXT_INPUT} and TEXT_INPUT not in [spec.name for spec in manifest.inputs]:
         raise _wrong(f"the model takes no texts; {wants(manifest)}")
@@ -31,9 +42,9 @@ def check_inputs(manifest: Manifest, payload: Payload) -> int:
     if unknown:
         raise _wrong(f"the model has no input {unknown[0]!r}; {wants(manifest)}")
     _check_wanted(payload, [spec.name for spec in manifest.outputs])
-    if manifest.inputs and manifest.inputs[0].leading_dynamic:
-        return given[manifest.inputs[0].name].shape[0]
-    return 1
+    state = {into for into, _ in manifest.state}
+    first = next((spec for spec in manifest.inputs if spec.name not in state), None)
+    return given[first.name].shape[0] if first is not None and first.leading_dynamic else 1
 
 
 def output_names(manifest: Manifest, payload: Payload) -> tuple[str, ...]:
@@ -61,6 +72,29 @@ def _check_text(manifest: Manifest, payload: Payload) -> int:
         raise _wrong(f"input {TEXT_INPUT!r} must be string[batch], got {_described(text)}")
     _check_wanted(payload, list(manifest.text.outputs))
     return text.shape[0]
+
+
+def _check_request(payload: Payload) -> int:
+    names = [tensor.name for tensor in payload.tensors]
+    if names != [_REQUEST_INPUT] or (payload.tensors[0].dtype, payload.tensors[0].shape) != (STRING, (1,)):
+        raise ExecutionError(
+            "the model generates text: it takes a request, not tensors",
+            code="INPUT",
+            hint='cocoon-node generate MODEL "…", or node.generate(model, prompt)',
+        )
+    return 1
+
+
+def _check_session(manifest: Manifest, call: SessionCall) -> int:
+    """As for a job that brings the state along, or, where it has none to bring, for the model without that."""
+    if call.brings_state:
+        return check_inputs(manifest, Payload(call.inputs, call.wanted))
+    state = {into for into, _ in manifest.state}
+    rest = replace(manifest, inputs=tuple(spec for spec in manifest.inputs if spec.name not in state), state=())
+    items = check_inputs(rest, Payload(call.inputs, call.wanted))
+    if call.step == 0:
+        first_state(manifest, items)
+    return items
 
 
 def _check_wanted(payload: Payload, outputs: list[str]) -> None:

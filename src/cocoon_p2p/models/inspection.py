@@ -39,6 +39,8 @@ class OnnxFacts:
     """Locations of external data, as they stand in the file: not to be trusted."""
     precision: str = FLOAT32
     """As `Manifest.precision`."""
+    grouped: tuple[tuple[str, str, str, str], ...] = ()
+    """Of each GroupQueryAttention at the top of the graph: its past key and value, its present key and value."""
 
 
 def inspect_onnx(path: Path) -> OnnxFacts:
@@ -64,16 +66,18 @@ def inspect_onnx(path: Path) -> OnnxFacts:
         opset=tuple(sorted((entry.domain, entry.version) for entry in model.opset_import)),
         external=tuple(sorted(set(_external(model)))),
         precision=_precision(model),
+        grouped=tuple(_grouped(model.graph)),
     )
 
 
 def inspect_in_subprocess(path: Path) -> OnnxFacts:
     """As `inspect_onnx`, in a process of its own, which takes about half a second. Raises NotOnnx, ConfigError."""
-    # -P: the working directory must not shadow modules.
-    command = [sys.executable, "-P", "-m", "cocoon_p2p.models.inspection", str(path)]
+    # A jailed process (which is made of what stands above this layer). -P: the working directory must not shadow modules.
+    command = [sys.executable, "-P", "-m", "cocoon_p2p.execution.inspecting", str(path)]
     try:
         # whatever the file does to the process that reads it, there is no passphrase in there
         clean = {name: value for name, value in os.environ.items() if not name.startswith("COCOON_")}
+        clean["OPENBLAS_NUM_THREADS"] = "1"  # numpy's threads could not be shut in
         done = subprocess.run(command, capture_output=True, timeout=MODEL_INSPECTION_TIMEOUT_S, check=False, env=clean)
     except subprocess.TimeoutExpired as error:
         raise NotOnnx(f"reading it took longer than {MODEL_INSPECTION_TIMEOUT_S:.0f} s") from error
@@ -93,6 +97,7 @@ def inspect_in_subprocess(path: Path) -> OnnxFacts:
         opset=tuple((domain, version) for domain, version in tree["opset"]),
         external=tuple(tree["external"]),
         precision=tree["precision"],
+        grouped=tuple((key, value, new_key, new_value) for key, value, new_key, new_value in tree["grouped"]),
     )
 
 
@@ -135,6 +140,14 @@ def _precision(model: Any) -> str:
     if any(_QUANTISED.search(operator) for operator in operators) or any(name.startswith("float8") for name in dtypes):
         return INT8
     return FLOAT16 if dtypes & {"float16", "bfloat16"} else FLOAT32
+
+
+def _grouped(graph: Any) -> Iterator[tuple[str, str, str, str]]:
+    """ONNX Runtime's ContribOperators.md: inputs 3 and 4 are past key and value, outputs 1 and 2 the present ones."""
+    for node in graph.node:
+        grouped = node.op_type == "GroupQueryAttention" and node.domain == "com.microsoft"
+        if grouped and len(node.input) > 4 and len(node.output) > 2:
+            yield node.input[3], node.input[4], node.output[1], node.output[2]
 
 
 def _nodes(model: Any) -> Iterator[Any]:
@@ -196,7 +209,8 @@ def _spec_to_json(spec: TensorSpec) -> list[Any]:
     return [spec.name, spec.dtype, spec.shape]
 
 
-def _main(path: Path) -> None:
+def print_facts(path: Path) -> None:
+    """What the other side of `inspect_in_subprocess` prints: the facts, or {"error": why there are none}."""
     try:
         facts = inspect_onnx(path)
     except NotOnnx as error:
@@ -208,9 +222,6 @@ def _main(path: Path) -> None:
         "opset": facts.opset,
         "external": facts.external,
         "precision": facts.precision,
+        "grouped": facts.grouped,
     }
     json.dump(tree, sys.stdout)
-
-
-if __name__ == "__main__":
-    _main(Path(sys.argv[1]))

@@ -1,23 +1,24 @@
-"""Where models stand on disk: <home>/models/<model id>/ with manifest.json, offer.json and the manifest's files.
+"""Where models stand on disk: <home>/models/<model id>/ with manifest.json, offer.json, pieces.bin and the manifest's files.
 
 A model's folder appears at once, complete and flushed to the disk, by a rename; it never changes but for offer.json.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 from cocoon_p2p.errors import CocoonError
 from cocoon_p2p.ids import ModelId, model_id_of
-from cocoon_p2p.limits import MANIFEST_BYTES_MAX, MIB
-from cocoon_p2p.models.manifest import MANIFEST_NAME, Manifest, ManifestError, parse_manifest
+from cocoon_p2p.limits import BLOB_CHUNK_BYTES, MANIFEST_BYTES_MAX
+from cocoon_p2p.models.file_digest import HASH_BYTES, PieceHashes, digest_of, piece_count, piece_matches, split_hashes
+from cocoon_p2p.models.manifest import MANIFEST_NAME, PIECES_NAME, FileEntry, Manifest, ManifestError, parse_manifest
 
 INCOMING_PREFIX = ".incoming-"
-_PIECE_BYTES = MIB
+_AGAIN = "remove the model and add it again"
 
 
 class ModelDamaged(CocoonError):
@@ -42,23 +43,74 @@ def read_manifest(folder: Path, model_id: ModelId | None = None) -> Manifest:
             data = file.read(MANIFEST_BYTES_MAX + 1)
         manifest = parse_manifest(data)
     except (OSError, ManifestError) as error:
-        raise ModelDamaged(f"{path}: {error}", hint="remove the model and add it again") from error
+        raise ModelDamaged(f"{path}: {error}", hint=_AGAIN) from error
     if model_id is not None and model_id_of(data) != model_id:
-        raise ModelDamaged(f"{path} is the manifest of another model", hint="remove the model and add it again")
+        raise ModelDamaged(f"{path} is the manifest of another model", hint=_AGAIN)
     return manifest
 
 
-def verify_files(folder: Path, manifest: Manifest) -> None:
-    """Read every byte of a model's files. Raises ModelDamaged for the first that is missing or altered."""
+def verify_files(folder: Path, manifest: Manifest, *, progress: Callable[[int], None] | None = None) -> None:
+    """Read every byte of a model's files. Raises ModelDamaged at the first that is missing, or piece that is altered (a file
+    whose pieces' hashes are not known is read to its end first). `progress` is told of each read's bytes."""
+    known = read_pieces(folder, manifest)
     for entry in manifest.files:
         path = folder / entry.path
         try:
             with open_plain(path, folder) as file:
-                size, digest = hash_file(file)
+                size = os.fstat(file.fileno()).st_size
+                if size != entry.size:
+                    was = f"{path} was altered after it was added: it has {size} bytes, not {entry.size}"
+                    raise ModelDamaged(was, hint=_AGAIN)
+                _verify_open(file, path, entry, known.get(entry.path), progress)
         except OSError as error:
-            raise ModelDamaged(f"{path}: {error.strerror}", hint="remove the model and add it again") from error
-        if (size, digest) != (entry.size, entry.sha256):
-            raise ModelDamaged(f"{path} was altered after it was added", hint="remove the model and add it again")
+            raise ModelDamaged(f"{path}: {error.strerror}", hint=_AGAIN) from error
+
+
+def _verify_open(
+    file: BinaryIO,
+    path: Path,
+    entry: FileEntry,
+    known: tuple[bytes, ...] | None,
+    progress: Callable[[int], None] | None,
+) -> None:
+    found, buffer = PieceHashes(), memoryview(bytearray(BLOB_CHUNK_BYTES))
+    index = 0
+    while count := _read_full(file, buffer):
+        if progress is not None:
+            progress(count)
+        if known is None:
+            found.feed(buffer[:count])
+        elif index >= len(known) or not piece_matches(buffer[:count], known[index]):
+            raise ModelDamaged(
+                f"{path} was altered after it was added, at byte {index * BLOB_CHUNK_BYTES}", hint=_AGAIN
+            )
+        index += 1
+    if index < piece_count(entry.size) if known is not None else found.digest != entry.digest:
+        raise ModelDamaged(f"{path} was altered after it was added", hint=_AGAIN)
+
+
+def read_pieces(folder: Path, manifest: Manifest) -> dict[str, tuple[bytes, ...]]:
+    """The hashes of each file's pieces (models.file_digest) by its path, as far as they are kept beside the files and are those
+    that the manifest's digests are made of: nobody who writes there can make them others."""
+    try:
+        with open_plain(folder / PIECES_NAME, folder) as file:
+            data = file.read(HASH_BYTES * sum(piece_count(entry.size) for entry in manifest.files))
+    except OSError:
+        return {}
+    pieces, start = {}, 0
+    for entry in manifest.files:
+        end = start + HASH_BYTES * piece_count(entry.size)
+        if end <= len(data):
+            hashes = split_hashes(data[start:end])
+            if digest_of(entry.size, hashes) == entry.digest:
+                pieces[entry.path] = hashes
+        start = end
+    return pieces
+
+
+def write_pieces(folder: Path, manifest: Manifest, pieces: Mapping[str, bytes]) -> None:
+    """Keep the hashes (one after the other) of each file's pieces beside the files, in the manifest's order."""
+    write_atomically(folder / PIECES_NAME, b"".join(pieces[entry.path] for entry in manifest.files))
 
 
 def open_plain(path: Path, folder: Path) -> BinaryIO:
@@ -85,31 +137,28 @@ def open_plain(path: Path, folder: Path) -> BinaryIO:
     return file
 
 
-def hash_file(file: BinaryIO) -> tuple[int, str]:
-    """Bytes and SHA-256 of the rest of an open file."""
-    digest = hashlib.sha256()
-    size = 0
-    buffer = memoryview(bytearray(_PIECE_BYTES))
+def hash_file(file: BinaryIO) -> PieceHashes:
+    """Of the rest of an open file."""
+    found, buffer = PieceHashes(), memoryview(bytearray(BLOB_CHUNK_BYTES))
     while count := file.readinto(buffer):  # type: ignore[attr-defined]
-        digest.update(buffer[:count])
-        size += count
-    return size, digest.hexdigest()
+        found.feed(buffer[:count])
+    return found
 
 
-def copy_file(source: BinaryIO, destination: Path) -> tuple[int, str]:
-    """Copy the rest of an open file to a new one and flush it to the disk; its bytes and SHA-256."""
-    digest = hashlib.sha256()
-    size = 0
-    buffer = memoryview(bytearray(_PIECE_BYTES))
+def copy_file(source: BinaryIO, destination: Path, *, progress: Callable[[int], None] | None = None) -> PieceHashes:
+    """Copy the rest of an open file to a new one and flush it to the disk; what was copied. `progress` is told of each part's
+    bytes."""
+    found, buffer = PieceHashes(), memoryview(bytearray(BLOB_CHUNK_BYTES))
     destination.parent.mkdir(parents=True, exist_ok=True)
     with destination.open("xb") as file:
         while count := source.readinto(buffer):  # type: ignore[attr-defined]
-            digest.update(buffer[:count])
+            found.feed(buffer[:count])
             file.write(buffer[:count])
-            size += count
+            if progress is not None:
+                progress(count)
         file.flush()
         os.fsync(file.fileno())
-    return size, digest.hexdigest()
+    return found
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -132,6 +181,17 @@ def flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _read_full(file: BinaryIO, buffer: memoryview) -> int:
+    """Fill `buffer` as far as the file goes; the bytes read."""
+    filled = 0
+    while filled < len(buffer):
+        count: int = file.readinto(buffer[filled:])  # type: ignore[attr-defined]
+        if not count:
+            break
+        filled += count
+    return filled
 
 
 def _links_within(folder: Path, facts: os.stat_result) -> int:

@@ -1,43 +1,69 @@
 """A model's manifest: what it consists of and what it takes and gives. The SHA-256 of its canonical form is the model's id.
 
 Canonical form: JSON in UTF-8, keys sorted, no spaces, integers only. What an operator decides (name, price) is not in
-it, so that identical files have one id on every machine.
+it, so that identical files have one id on every machine. protocols/manifest/1 describes it.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from cocoon_p2p.ids import ModelId, model_id_of
 from cocoon_p2p.limits import (
     MANIFEST_BYTES_MAX,
     MANIFEST_FILES_MAX,
     MODEL_BYTES_MAX,
+    MODEL_STATES_MAX,
     NAME_CHARS_MAX,
-    PAYLOAD_RANK_MAX,
     PAYLOAD_TENSORS_MAX,
     TENSOR_NAME_BYTES_MAX,
-    TEXT_TOKENS_MAX,
 )
-from cocoon_p2p.tensors import DTYPES
+from cocoon_p2p.models.generation_spec import (
+    GenerationSpec,
+    check_generation,
+    generation_from_json,
+    generation_to_json,
+)
+from cocoon_p2p.models.manifest_fields import (
+    MANIFEST_NAME,
+    OFFER_NAME,
+    PATH_CHARS_MAX,
+    PIECES_NAME,
+    ManifestError,
+    canonical,
+    check_path,
+    read_choice,
+    read_integer,
+    read_json,
+    read_list,
+    read_object,
+    read_text,
+)
+from cocoon_p2p.models.tensor_spec import (
+    DYNAMIC,
+    TensorSpec,
+    is_row_output,
+    shape_text,
+    spec_from_json,
+    spec_to_json,
+)
+from cocoon_p2p.models.text_part import Pooling, TextFrontEnd, check_text, text_from_json, text_to_json
+from cocoon_p2p.models.upstream_claim import UpstreamClaim, check_upstream, upstream_from_json, upstream_to_json
 
-_T = TypeVar("_T")
+__all__ = [
+    "CLASSIFICATION", "DYNAMIC", "EMBEDDING", "FLOAT16", "FLOAT32", "FORMAT", "GENERATION", "INT8", "KINDS", "MANIFEST_NAME", "OFFER_NAME",
+    "PIECES_NAME", "PRECISIONS", "TENSOR", "FileEntry", "GenerationSpec", "Manifest", "ManifestError", "Pooling", "TensorSpec",
+    "TextFrontEnd", "UpstreamClaim", "check_consistent", "check_path", "is_row_output", "parse_manifest", "shape_text",
+]  # fmt: skip
 
 FORMAT = 1
-DYNAMIC = -1
-TENSOR, EMBEDDING = "tensor", "embedding"
+TENSOR, EMBEDDING, CLASSIFICATION, GENERATION = KINDS = ("tensor", "embedding", "classification", "generation")
 FLOAT32, FLOAT16, INT8 = PRECISIONS = ("float32", "float16", "int8")
-MANIFEST_NAME, OFFER_NAME = "manifest.json", "offer.json"
-_PATH_CHARS_MAX = 200
 _LICENSE_CHARS_MAX = 256
 _OPSETS_MAX = 32
-
-
-class ManifestError(ValueError):
-    """The bytes are no manifest of this format; the message says what is wrong."""
+_DIGEST_CHARS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,60 +72,35 @@ class FileEntry:
     """Relative, "/" between its parts; never outside the model's folder."""
     size: int
     """Bytes."""
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
-    """An input or output of the model's graph."""
-
-    name: str
-    dtype: str
-    """A key of `tensors.DTYPES`."""
-    shape: tuple[int, ...] | None
-    """-1 where a dimension is dynamic; None when the graph does not even say how many there are."""
-
-    def __str__(self) -> str:
-        return f"{self.dtype}{shape_text(self.shape)}"
-
-    @property
-    def leading_dynamic(self) -> bool:
-        return bool(self.shape) and self.shape[0] == DYNAMIC  # type: ignore[index]
-
-
-@dataclass(frozen=True, slots=True)
-class TextFrontEnd:
-    """How strings become the model's inputs, and which of its outputs a text job gives."""
-
-    tokenizer: str
-    """Path of a Hugging Face tokenizer.json among the files."""
-    max_tokens: int
-    pad_id: int
-    ids: str
-    mask: str | None
-    types: str | None
-    """Names of the inputs that take token ids, attention mask and segment ids; all [batch, tokens]."""
-    outputs: tuple[str, ...]
-    """Outputs with one row for each string, [batch, fixed…]."""
+    digest: str
+    """`file_digest.digest_of` its pieces: 64 hexadecimal digits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
     kind: str
+    """One of KINDS: tensors in, tensors out; or texts to vectors (embedding), to scores of labels (classification), to more
+    text (generation)."""
     files: tuple[FileEntry, ...]
     main: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     opset: tuple[tuple[str, int], ...]
     text: TextFrontEnd | None = None
+    """Of embedding and classification."""
     license: str = ""
     precision: str = FLOAT32
     """What it computes in, and so how far the answers of two machines may lie apart: float32 (or more); float16 (or bfloat16)
     somewhere; int8 (8 bits or fewer) somewhere. Left out of the canonical form where it is float32."""
+    state: tuple[tuple[str, str], ...] = ()
+    """Of a recurrent model: (input, output) of each tensor that one call hands to the next."""
+    generation: GenerationSpec | None = None
+    upstream: UpstreamClaim | None = None
+    """Of a model that no files are here of: its provider has it run by a cluster of his own."""
 
     def encode(self) -> bytes:
         """The canonical bytes."""
-        return _canonical(_to_json(self))
+        return canonical(_to_json(self))
 
     @property
     def model_id(self) -> ModelId:
@@ -111,43 +112,23 @@ class Manifest:
         return sum(entry.size for entry in self.files)
 
 
-def shape_text(shape: Sequence[int] | None) -> str:
-    """A shape for people: "[batch,384]", "[?]" for one that is dynamic elsewhere than in front."""
-    if shape is None:
-        return "[…]"
-    words = [("batch" if i == 0 else "?") if dim == DYNAMIC else str(dim) for i, dim in enumerate(shape)]
-    return f"[{','.join(words)}]"
-
-
 def parse_manifest(data: bytes) -> Manifest:
     """The manifest within `data`. Raises ManifestError for anything but a canonical manifest within the bounds."""
     if len(data) > MANIFEST_BYTES_MAX:
         raise ManifestError(f"a manifest has at most {MANIFEST_BYTES_MAX} bytes, not {len(data)}")
-    try:
-        tree = json.loads(data, parse_float=_no_float, parse_constant=_no_float, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        raise ManifestError(f"not JSON: {error}"[:200]) from error
-    manifest = _manifest(tree)
+    manifest = _manifest(read_json(data))
     check_consistent(manifest)
     try:
-        canonical = manifest.encode()
+        encoded = manifest.encode()
     except UnicodeEncodeError as error:
         raise ManifestError("a text in the manifest is not Unicode") from error
-    if canonical != data:
+    # SPEC manifest/1 §1
+    if encoded != data:
         raise ManifestError("the manifest is not in canonical form")
     return manifest
 
 
-def check_path(path: str) -> None:
-    """Raises ManifestError unless `path` is a relative path that stays within the model's folder everywhere."""
-    parts = path.split("/")
-    plain = all(part and not part.startswith(".") and not part.endswith((" ", ".")) for part in parts)
-    if not plain or len(path) > _PATH_CHARS_MAX or any(c in '\\:*?"<>|' or not c.isprintable() for c in path):
-        raise ManifestError(f"{path[:80]!r} is not allowed as the path of a model's file")
-    if path in (MANIFEST_NAME, OFFER_NAME):
-        raise ManifestError(f"a model's file cannot be called {path}")
-
-
+# SPEC manifest/1 §2
 def check_consistent(manifest: Manifest) -> None:
     """Raises ManifestError when the manifest's parts contradict each other."""
     paths = [entry.path for entry in manifest.files]
@@ -155,174 +136,129 @@ def check_consistent(manifest: Manifest) -> None:
         raise ManifestError("a file stands twice in the manifest")
     if paths != sorted(paths):
         raise ManifestError("files must be sorted by path")
-    if manifest.main not in paths:
+    if manifest.upstream is None and manifest.main not in paths:
         raise ManifestError(f"the main file {manifest.main!r} is not among the files")
-    if sum(entry.size for entry in manifest.files) > MODEL_BYTES_MAX:
+    if manifest.size > MODEL_BYTES_MAX:
         raise ManifestError(f"a model has at most {MODEL_BYTES_MAX} bytes")
     inputs = {spec.name: spec for spec in manifest.inputs}
     outputs = {spec.name: spec for spec in manifest.outputs}
     if len(inputs) != len(manifest.inputs) or len(outputs) != len(manifest.outputs):
         raise ManifestError("an input or output stands twice in the manifest")
-    if (manifest.text is None) != (manifest.kind == TENSOR):
-        raise ManifestError(f"a model of kind {manifest.kind!r} has {'no' if manifest.text is None else 'a'} text part")
+    _check_kind(manifest)
     if manifest.text is not None:
-        _check_text(manifest.text, inputs, outputs, paths)
+        check_text(manifest.text, inputs, outputs, paths)
+    if manifest.generation is not None:
+        check_generation(manifest.generation, inputs, outputs, paths)
+    _check_state(manifest.state, inputs, outputs)
 
 
-def _check_text(
-    text: TextFrontEnd, inputs: dict[str, TensorSpec], outputs: dict[str, TensorSpec], paths: list[str]
+def _check_kind(manifest: Manifest) -> None:
+    kind, text = manifest.kind, manifest.text
+    if manifest.upstream is not None:
+        parts = ("files", "main", "opset", "text", "generation", "state")
+        check_upstream(manifest.upstream, kind, {part: getattr(manifest, part) for part in parts})
+        return
+    if (text is not None) != (kind in (EMBEDDING, CLASSIFICATION)):
+        raise ManifestError(f"a model of kind {kind!r} has {'no' if text is None else 'a'} text part")
+    if text is not None and bool(text.labels) != (kind == CLASSIFICATION):
+        raise ManifestError(f"a model of kind {kind!r} has {'labels' if text.labels else 'no labels'}")
+    if (manifest.generation is not None) != (kind == GENERATION):
+        raise ManifestError(
+            f"a model of kind {kind!r} has {'no' if manifest.generation is None else 'a'} generation part"
+        )
+    if manifest.state and kind != TENSOR:
+        raise ManifestError(f"a model of kind {kind!r} has state; only one of kind {TENSOR!r} can")
+
+
+_NAMES_SHOWN = 16
+"""Of inputs or outputs, in an error."""
+
+
+# SPEC manifest/1 §2.6
+def _check_state(
+    state: tuple[tuple[str, str], ...], inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]
 ) -> None:
-    if text.tokenizer not in paths:
-        raise ManifestError(f"the tokenizer {text.tokenizer!r} is not among the files")
-    fed = [name for name in (text.ids, text.mask, text.types) if name is not None]
-    if len(set(fed)) != len(fed) or set(fed) != set(inputs):
-        raise ManifestError("the text part must feed each input of the model once")
-    for name in fed:
-        spec = inputs[name]
-        if spec.dtype not in ("int64", "int32") or (spec.shape is not None and spec.shape != (DYNAMIC, DYNAMIC)):
-            raise ManifestError(f"the text part needs input {name!r} as int64[batch,?] or int32[batch,?], not {spec}")
-    if not text.outputs or len(set(text.outputs)) != len(text.outputs):
-        raise ManifestError("the text part must name its outputs, each once")
-    for name in text.outputs:
-        if name not in outputs or not is_row_output(outputs[name]):
-            raise ManifestError(f"the text part's output {name!r} is not one of the model's outputs [batch, fixed…]")
-
-
-def is_row_output(spec: TensorSpec) -> bool:
-    """Whether an output has one row of fixed shape for each item of a batch."""
-    return spec.leading_dynamic and spec.dtype != "string" and all(dim > 0 for dim in (spec.shape or ())[1:])
-
-
-def _canonical(tree: Any) -> bytes:
-    return json.dumps(tree, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    if len({into for into, _ in state}) != len(state) or len({out for _, out in state}) != len(state):
+        raise ManifestError("an input or output stands twice in the state")
+    for into, out in state:
+        if into not in inputs or out not in outputs:
+            given, kind, there = (into, "input", inputs) if into not in inputs else (out, "output", outputs)
+            raise ManifestError(
+                f"the state names {given!r}, which is no {kind} of the model; it has {', '.join(sorted(there)[:_NAMES_SHOWN])}"
+            )
+        if (inputs[into].dtype, inputs[into].shape) != (outputs[out].dtype, outputs[out].shape):
+            raise ManifestError(
+                f"state goes out as it came in, but {into!r} is {inputs[into]} and {out!r} is {outputs[out]}"
+            )
+    if any(inputs[into].shape is None for into, _ in state):
+        raise ManifestError("a tensor of state must say how many dimensions it has")
 
 
 def _to_json(manifest: Manifest) -> dict[str, Any]:
-    precision = {} if manifest.precision == FLOAT32 else {"precision": manifest.precision}
-    return precision | {
+    tree: dict[str, Any] = {
         "format": FORMAT,
         "kind": manifest.kind,
-        "files": [{"path": f.path, "bytes": f.size, "sha256": f.sha256} for f in manifest.files],
+        "files": [{"path": f.path, "bytes": f.size, "digest": f.digest} for f in manifest.files],
         "main": manifest.main,
-        "inputs": [_spec_to_json(spec) for spec in manifest.inputs],
-        "outputs": [_spec_to_json(spec) for spec in manifest.outputs],
+        "inputs": [spec_to_json(spec) for spec in manifest.inputs],
+        "outputs": [spec_to_json(spec) for spec in manifest.outputs],
         "opset": dict(manifest.opset),
-        "text": None if manifest.text is None else _text_to_json(manifest.text),
+        "text": None if manifest.text is None else text_to_json(manifest.text),
         "license": manifest.license,
     }
-
-
-def _spec_to_json(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "dtype": spec.dtype, "shape": None if spec.shape is None else list(spec.shape)}
-
-
-def _text_to_json(text: TextFrontEnd) -> dict[str, Any]:
-    return {
-        "tokenizer": text.tokenizer,
-        "max_tokens": text.max_tokens,
-        "pad_id": text.pad_id,
-        "inputs": {"ids": text.ids, "mask": text.mask, "types": text.types},
-        "outputs": list(text.outputs),
-    }
+    if manifest.precision != FLOAT32:
+        tree["precision"] = manifest.precision
+    if manifest.state:
+        tree["state"] = [list(pair) for pair in manifest.state]
+    if manifest.generation is not None:
+        tree["generation"] = generation_to_json(manifest.generation)
+    if manifest.upstream is not None:
+        tree["upstream"] = upstream_to_json(manifest.upstream)
+    return tree
 
 
 def _manifest(tree: Any) -> Manifest:
     wanted = {"format", "kind", "files", "main", "inputs", "outputs", "opset", "text", "license"}
-    if isinstance(tree, dict) and "precision" in tree:
-        wanted.add("precision")
-    fields = _object(tree, "the manifest", wanted)
-    if fields.get("precision", FLOAT32) not in PRECISIONS:
-        raise ManifestError("the manifest has a precision that is not known here")
+    fields = read_object(
+        tree, "the manifest", wanted, optional=frozenset(("precision", "state", "generation", "upstream"))
+    )
     if fields["format"] != FORMAT:
         raise ManifestError("the manifest has a format that is not known here")
-    if fields["kind"] not in (TENSOR, EMBEDDING):
-        raise ManifestError("the manifest has a kind that is not known here")
     opset = fields["opset"]
     if not isinstance(opset, dict) or len(opset) > _OPSETS_MAX:
         raise ManifestError("opset must be an object")
     return Manifest(
-        kind=fields["kind"],
-        files=_list(fields["files"], "files", MANIFEST_FILES_MAX, _file),
-        main=_text(fields["main"], "main", _PATH_CHARS_MAX),
-        inputs=_list(fields["inputs"], "inputs", PAYLOAD_TENSORS_MAX, _spec),
-        outputs=_list(fields["outputs"], "outputs", PAYLOAD_TENSORS_MAX, _spec),
+        kind=read_choice(fields["kind"], "kind", KINDS),
+        files=read_list(fields["files"], "files", MANIFEST_FILES_MAX, _file),
+        main=read_text(fields["main"], "main", PATH_CHARS_MAX),
+        inputs=read_list(fields["inputs"], "inputs", PAYLOAD_TENSORS_MAX, spec_from_json),
+        outputs=read_list(fields["outputs"], "outputs", PAYLOAD_TENSORS_MAX, spec_from_json),
         opset=tuple(
-            sorted((_text(k, "opset", NAME_CHARS_MAX), _integer(v, "opset", 0, 2**31)) for k, v in opset.items())
+            sorted(
+                (read_text(k, "opset", NAME_CHARS_MAX), read_integer(v, "opset", 0, 2**31)) for k, v in opset.items()
+            )
         ),
-        text=None if fields["text"] is None else _front_end(fields["text"]),
-        license=_text(fields["license"], "license", _LICENSE_CHARS_MAX),
-        precision=fields.get("precision", FLOAT32),
+        text=None if fields["text"] is None else text_from_json(fields["text"]),
+        license=read_text(fields["license"], "license", _LICENSE_CHARS_MAX),
+        precision=read_choice(fields.get("precision", FLOAT32), "precision", PRECISIONS),
+        state=read_list(fields.get("state", []), "state", MODEL_STATES_MAX, _state),
+        generation=generation_from_json(fields["generation"]) if "generation" in fields else None,
+        upstream=upstream_from_json(fields["upstream"]) if "upstream" in fields else None,
     )
 
 
 def _file(tree: Any) -> FileEntry:
-    fields = _object(tree, "a file", {"path", "bytes", "sha256"})
-    digest = _text(fields["sha256"], "sha256", 64)
-    if len(digest) != 64 or any(c not in "0123456789abcdef" for c in digest):
-        raise ManifestError("sha256 must be 64 lower-case hexadecimal digits")
-    path = _text(fields["path"], "path", _PATH_CHARS_MAX)
+    fields = read_object(tree, "a file", {"path", "bytes", "digest"})
+    digest = read_text(fields["digest"], "digest", _DIGEST_CHARS)
+    if len(digest) != _DIGEST_CHARS or any(c not in "0123456789abcdef" for c in digest):
+        raise ManifestError(f"digest must be {_DIGEST_CHARS} lower-case hexadecimal digits")
+    path = read_text(fields["path"], "path", PATH_CHARS_MAX)
     check_path(path)
-    return FileEntry(path, _integer(fields["bytes"], "bytes", 0, MODEL_BYTES_MAX), digest)
+    return FileEntry(path, read_integer(fields["bytes"], "bytes", 0, MODEL_BYTES_MAX), digest)
 
 
-def _spec(tree: Any) -> TensorSpec:
-    fields = _object(tree, "a tensor", {"name", "dtype", "shape"})
-    name = _text(fields["name"], "name", TENSOR_NAME_BYTES_MAX)
-    if not name or len(name.encode(errors="replace")) > TENSOR_NAME_BYTES_MAX:
-        raise ManifestError(f"a tensor's name has 1 to {TENSOR_NAME_BYTES_MAX} bytes")
-    dtype = _text(fields["dtype"], "dtype", 16)
-    if dtype not in DTYPES:
-        raise ManifestError(f"tensor {name!r} has a dtype that is not known here")
-    shape = fields["shape"]
-    if shape is not None:
-        shape = _list(shape, "shape", PAYLOAD_RANK_MAX, lambda dim: _integer(dim, "shape", DYNAMIC, 2**40))
-    return TensorSpec(name, dtype, shape)
-
-
-def _front_end(tree: Any) -> TextFrontEnd:
-    fields = _object(tree, "text", {"tokenizer", "max_tokens", "pad_id", "inputs", "outputs"})
-    inputs = _object(fields["inputs"], "text.inputs", {"ids", "mask", "types"})
-    return TextFrontEnd(
-        tokenizer=_text(fields["tokenizer"], "tokenizer", _PATH_CHARS_MAX),
-        max_tokens=_integer(fields["max_tokens"], "max_tokens", 1, TEXT_TOKENS_MAX),
-        pad_id=_integer(fields["pad_id"], "pad_id", 0, 2**31 - 1),
-        ids=_text(inputs["ids"], "ids", TENSOR_NAME_BYTES_MAX),
-        mask=None if inputs["mask"] is None else _text(inputs["mask"], "mask", TENSOR_NAME_BYTES_MAX),
-        types=None if inputs["types"] is None else _text(inputs["types"], "types", TENSOR_NAME_BYTES_MAX),
-        outputs=_list(fields["outputs"], "outputs", 16, lambda name: _text(name, "outputs", TENSOR_NAME_BYTES_MAX)),
-    )
-
-
-def _object(tree: Any, what: str, keys: set[str]) -> dict[str, Any]:
-    if not isinstance(tree, dict) or set(tree) != keys:
-        raise ManifestError(f"{what} must be an object with the keys {', '.join(sorted(keys))}")
-    return tree
-
-
-def _list(tree: Any, what: str, length_max: int, entry: Callable[[Any], _T]) -> tuple[_T, ...]:
-    if not isinstance(tree, list) or len(tree) > length_max:
-        raise ManifestError(f"{what} must be a list of at most {length_max}")
-    return tuple(entry(item) for item in tree)
-
-
-def _text(tree: Any, what: str, length_max: int) -> str:
-    if not isinstance(tree, str) or len(tree) > length_max:
-        raise ManifestError(f"{what} must be a text of at most {length_max} characters")
-    return tree
-
-
-def _integer(tree: Any, what: str, least: int, most: int) -> int:
-    if not isinstance(tree, int) or isinstance(tree, bool) or not least <= tree <= most:
-        raise ManifestError(f"{what} must be an integer from {least} to {most}")
-    return tree
-
-
-def _no_float(text: str) -> Any:
-    raise ManifestError(f"{text[:20]!r}: only integers stand in a manifest")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise ManifestError("a key stands twice in the manifest")
-    return fields
+def _state(tree: Any) -> tuple[str, str]:
+    pair = read_list(tree, "a pair of the state", 2, lambda name: read_text(name, "state", TENSOR_NAME_BYTES_MAX))
+    if len(pair) != 2:
+        raise ManifestError("a pair of the state is an input's name and an output's")
+    return pair[0], pair[1]

@@ -3,53 +3,46 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import json
 import os
+import posixpath
 import re
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from cocoon_p2p.errors import CocoonError, ConfigError
 from cocoon_p2p.ids import ModelId, is_model_id
-from cocoon_p2p.limits import AMOUNT_NANOGRAM_MAX, NAME_CHARS_MAX, TOKENIZER_BYTES_MAX
-from cocoon_p2p.models.inspection import NotOnnx, OnnxFacts, inspect_in_subprocess
+from cocoon_p2p.limits import AMOUNT_NANOGRAM_MAX, NAME_CHARS_MAX
+from cocoon_p2p.models.choice import Choice, choose
+from cocoon_p2p.models.gathering import Gathering, Silent, Wishes
+from cocoon_p2p.models.hub import HubPlace, open_hub
+from cocoon_p2p.models.inspection import OnnxFacts, inspect_in_subprocess
 from cocoon_p2p.models.layout import (
     INCOMING_PREFIX,
     ModelDamaged,
-    copy_file,
     flush_folder,
     model_folder,
     models_folder,
-    open_plain,
     read_manifest,
     verify_files,
     write_atomically,
+    write_pieces,
 )
-from cocoon_p2p.models.manifest import (
-    EMBEDDING,
-    MANIFEST_NAME,
-    OFFER_NAME,
-    TENSOR,
-    FileEntry,
-    Manifest,
-    ManifestError,
-    check_consistent,
-    check_path,
-    parse_manifest,
-)
-from cocoon_p2p.models.text_front_end import find_front_end
+from cocoon_p2p.models.manifest import MANIFEST_NAME, OFFER_NAME, Manifest
+from cocoon_p2p.models.source import HUB_PREFIX, FolderSource, Progress, Source
 
-MAIN_FILE = "model.onnx"
-TOKENIZER_FILE = "tokenizer.json"
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_CHARS_MAX - 1}}}")
 _ABANDONED_S = 24 * 3600.0
 _ID_PREFIX_CHARS_MIN = 8
+OPERATOR, PEER = "operator", "peer"
+_NO_WISHES, _HUB, _SILENT = Wishes(), HubPlace(), Silent()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +53,8 @@ class Offer:
     price_base: int | None = None
     price_per_item: int | None = None
     serve: bool = True
+    origin: str = OPERATOR
+    """Who chose it: the operator (`models add`), or nobody here (PEER: it came from peers). See models/allow_list.py."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,28 +78,37 @@ class ModelRegistry:
 
     def add(
         self,
-        path: Path,
+        path: Path | str,
         *,
         name: str | None = None,
         price_base: int | None = None,
         price_per_item: int | None = None,
-        license: str = "",  # noqa: A002 - the manifest's word
+        wishes: Wishes = _NO_WISHES,
+        file: str | None = None,
+        hub: HubPlace = _HUB,
+        progress: Progress = _SILENT,
     ) -> InstalledModel:
-        """Copy a model into the home: an .onnx file, or a folder with one .onnx, its external data and perhaps a
-        tokenizer.json, which makes it take text. Files that are here already keep their name and prices where no new
-        ones are given. Raises ConfigError."""
-        main, folder = _find_main(path)
-        wanted = Offer(_name_from(path, main) if name is None else name, price_base, price_per_item)
+        """Copy a model into the home: an .onnx file; a folder with one, its external data and perhaps a tokenizer.json, which
+        makes it take text; a folder of onnxruntime-genai; or a repository hf:owner/repo[@revision]. `file` chooses among several
+        of a folder's. Files that are here already keep their name and prices where no new ones are given. Raises ConfigError."""
+        source, choice = _open(path, file, hub, progress)
+        wanted = Offer(_name_from(source, choice) if name is None else name, price_base, price_per_item)
         _check_offer(wanted)
         models = models_folder(self._home)
         models.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(models)
         incoming = Path(tempfile.mkdtemp(prefix=INCOMING_PREFIX, dir=models))
         try:
-            manifest = self._gather(main, folder, incoming, license, with_text=path.is_dir())
+            gathering = Gathering(source, choice, incoming, self._inspect, progress)
+            manifest = gathering.gather(wishes, with_text=not os.path.isfile(path))
+            write_pieces(incoming, manifest, gathering.pieces)
             present = self._offer_of(manifest.model_id)
             offer = wanted if present is None else _changed(present, name, price_base, price_per_item)
             return self._install(manifest, offer, incoming)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise ConfigError(f"the disk of {models} is full", hint="make room: cocoon-node models list") from error
+            raise
         finally:
             shutil.rmtree(incoming, ignore_errors=True)
 
@@ -146,12 +150,12 @@ class ModelRegistry:
         folder.rename(doomed / "model")
         shutil.rmtree(doomed, ignore_errors=True)
 
-    def verify(self, model_id: ModelId) -> None:
-        """Read every byte of the model's files. Raises ModelDamaged, CocoonError(code="NO_MODEL")."""
+    def verify(self, model_id: ModelId, *, progress: Callable[[int], None] | None = None) -> None:
+        """Read every byte of the model's files; `progress` is told of each read. Raises ModelDamaged, CocoonError(code="NO_MODEL")."""
         folder = model_folder(self._home, model_id)
         if not is_model_id(model_id) or not folder.is_dir():
             raise _not_found(model_id, self.list())
-        verify_files(folder, read_manifest(folder, model_id))
+        verify_files(folder, read_manifest(folder, model_id), progress=progress)
 
     def _scan(self) -> Iterator[InstalledModel | ModelDamaged]:
         folder = models_folder(self._home)
@@ -164,37 +168,10 @@ class ModelRegistry:
                 except ModelDamaged as error:
                     yield error
 
-    def _gather(self, main: Path, folder: Path, incoming: Path, license_name: str, *, with_text: bool) -> Manifest:
-        """Copy all files into `incoming`, and only then look into them: what was checked is what is kept."""
-        with _opened(main, main.resolve().parent, trusted=True) as file:
-            files = [FileEntry(MAIN_FILE, *copy_file(file, incoming / MAIN_FILE))]
-        try:
-            facts = self._inspect(incoming / MAIN_FILE)
-            for location in facts.external:
-                files.append(_copy_external(location, folder, incoming))
-        except NotOnnx as error:
-            raise ConfigError(
-                f"{main} is not an ONNX model: {error}", hint="give the path of an .onnx file, or of a folder with one"
-            ) from error
-        text = None
-        if with_text and (folder / TOKENIZER_FILE).exists():
-            with _opened(folder / TOKENIZER_FILE, folder) as file:
-                if (folder / TOKENIZER_FILE).stat().st_size > TOKENIZER_BYTES_MAX:
-                    raise ConfigError(f"{folder / TOKENIZER_FILE} is larger than {TOKENIZER_BYTES_MAX} bytes")
-                files.append(FileEntry(TOKENIZER_FILE, *copy_file(file, incoming / TOKENIZER_FILE)))
-            text = find_front_end(facts, incoming / TOKENIZER_FILE, folder)
-        manifest = Manifest(
-            kind=TENSOR if text is None else EMBEDDING,
-            files=tuple(sorted(files, key=lambda entry: entry.path)),
-            main=MAIN_FILE,
-            inputs=facts.inputs,
-            outputs=facts.outputs,
-            opset=facts.opset,
-            text=text,
-            license=license_name,
-            precision=facts.precision,
-        )
-        return _checked(manifest, main)
+    def install_fetched(self, manifest: Manifest, offer: Offer, folder: Path) -> InstalledModel:
+        """Make a model of a folder among the models whose files were verified piece by piece as they came (models.partial). What
+        was decided about these files before stays. Raises ConfigError: another model has the offer's name."""
+        return self._install(manifest, self._offer_of(manifest.model_id) or offer, folder)
 
     def _install(self, manifest: Manifest, offer: Offer, incoming: Path) -> InstalledModel:
         model_id = manifest.model_id
@@ -233,49 +210,25 @@ class ModelRegistry:
                 )
 
 
-def _find_main(path: Path) -> tuple[Path, Path]:
-    """The model file and the folder that its other files must lie in."""
+def _open(path: Path | str, wanted: str | None, place: HubPlace, progress: Progress) -> tuple[Source, Choice]:
+    """The source of a model, and which of its files it is."""
+    if str(path).startswith(HUB_PREFIX):
+        source = open_hub(str(path), place, progress)
+        return source, choose(source, wanted)
+    path = Path(path)
     if os.path.isfile(path):
-        return path, path.absolute().parent
+        if wanted is not None:
+            raise ConfigError(f"{path} is a file: --file chooses one of a folder's or a repository's")
+        return FolderSource(path.parent, label=str(path), name=path.absolute().parent.name), Choice(
+            path.name, "", genai=False
+        )
     if not os.path.isdir(path):  # pathlib's raise for a name that is too long
-        raise ConfigError(f"{path} does not exist", hint="give the path of an .onnx file, or of a folder with one")
-    found = sorted(path.glob("*.onnx"))
-    if len(found) != 1:
-        names = ", ".join(file.name for file in found[:4]) or "none"
-        raise ConfigError(f"{path} must hold exactly one .onnx file; it holds {names}", hint="give the file's path")
-    return found[0], path.absolute()
-
-
-@contextmanager
-def _opened(path: Path, folder: Path, *, trusted: bool = False) -> Iterator[BinaryIO]:
-    """Open for reading; a file that the operator named (`trusted`) may be a link, those it refers to may not."""
-    try:
-        file = path.open("rb") if trusted else open_plain(path, folder)
-    except OSError as error:
         raise ConfigError(
-            f"{path}: {error.strerror}", hint="copy the model's files, not links to them, into one folder (cp -rL)"
-        ) from error
-    with file:
-        yield file
-
-
-def _copy_external(location: str, folder: Path, incoming: Path) -> FileEntry:
-    try:
-        check_path(location)
-    except ManifestError as error:
-        raise NotOnnx(f"its data would come from {location[:80]!r}, outside of the model's folder") from error
-    if location in (MAIN_FILE, TOKENIZER_FILE):
-        raise NotOnnx(f"its data would come from {location}")
-    with _opened(folder / location, folder) as file:
-        return FileEntry(location, *copy_file(file, incoming / location))
-
-
-def _checked(manifest: Manifest, main: Path) -> Manifest:
-    try:
-        check_consistent(manifest)
-        return parse_manifest(manifest.encode())
-    except (ManifestError, UnicodeEncodeError) as error:
-        raise ConfigError(f"{main} cannot be served: {error}") from error
+            f"{path} does not exist",
+            hint="give the path of an .onnx file, of a folder with one, or hf:OWNER/REPO",
+        )
+    source = FolderSource(path)
+    return source, choose(source, wanted)
 
 
 def _check_name(name: str) -> str:
@@ -287,8 +240,10 @@ def _check_name(name: str) -> str:
     return name
 
 
-def _name_from(path: Path, main: Path) -> str:
-    stem = main.stem if main.stem != "model" else path.absolute().name if path.is_dir() else path.absolute().parent.name
+def _name_from(source: Source, choice: Choice) -> str:
+    stem = posixpath.basename(choice.main).removesuffix(".onnx")
+    if choice.genai or stem == "model" or str(source.label).startswith(HUB_PREFIX):
+        stem = source.suggested_name
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:NAME_CHARS_MAX] or "model"
 
 
@@ -297,12 +252,15 @@ def _check_offer(offer: Offer) -> None:
     for key, price in (("price_base", offer.price_base), ("price_per_item", offer.price_per_item)):
         if price is not None and not 0 <= price <= AMOUNT_NANOGRAM_MAX:
             raise ConfigError(f"{key} must be from 0 to {AMOUNT_NANOGRAM_MAX} nanogram, not {price}")
+    if offer.origin not in (OPERATOR, PEER):
+        raise ConfigError(f"origin must be {OPERATOR} or {PEER}")
 
 
 def _changed(present: Offer, name: str | None, price_base: int | None, price_per_item: int | None) -> Offer:
-    """`present` with what was given anew."""
+    """`present` with what was given anew. Whoever adds a model by hand has chosen it."""
     return replace(
         present,
+        origin=OPERATOR,
         name=present.name if name is None else name,
         price_base=present.price_base if price_base is None else price_base,
         price_per_item=present.price_per_item if price_per_item is None else price_per_item,
@@ -310,14 +268,20 @@ def _changed(present: Offer, name: str | None, price_base: int | None, price_per
 
 
 def _encode_offer(offer: Offer) -> bytes:
-    fields = {key: getattr(offer, key) for key in ("name", "price_base", "price_per_item", "serve")}
+    fields = {key: getattr(offer, key) for key in ("name", "price_base", "price_per_item", "serve", "origin")}
     return json.dumps(fields, indent=1, sort_keys=True).encode() + b"\n"
 
 
 def _read_offer(path: Path) -> Offer:
     try:
         fields: dict[str, Any] = json.loads(path.read_bytes())
-        offer = Offer(fields["name"], fields.get("price_base"), fields.get("price_per_item"), fields.get("serve", True))
+        offer = Offer(
+            fields["name"],
+            fields.get("price_base"),
+            fields.get("price_per_item"),
+            fields.get("serve", True),
+            fields.get("origin", OPERATOR),
+        )
         _check_offer(offer)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ConfigError) as error:
         raise ModelDamaged(f"{path}: {error!s:.200}", hint="add the model again, which writes it anew") from error

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from cocoon_p2p.errors import RefusalReason
 from cocoon_p2p.ids import Tier
+from cocoon_p2p.limits import AMOUNT_NANOGRAM_MAX, INSTALMENT_TOKENS_MAX, INSTALMENT_TOKENS_MIN
 from cocoon_p2p.units import format_nanogram
 
 
@@ -34,6 +35,8 @@ class JobFacts:
     price_total: int
     """What we would ask, nanogram."""
     settlement_network: int
+    instalment: int = 0
+    """Items that the client pays ahead of an answer in frames; 0: it pays for all of them, and wants the output whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,8 @@ class ModelFacts:
     tiers: frozenset[Tier]
     items_max: int
     input_bytes_max: int
+    streams: bool = False
+    """Its answers come in frames, and are paid for by instalments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +104,10 @@ def _never(job: JobFacts, model: ModelFacts | None, provider: ProviderFacts, pee
         return Refused(
             RefusalReason.LIMITS, f"{job.items} items; a job may have 1 to {model.items_max}", needed=model.items_max
         )
+    bounds = (INSTALMENT_TOKENS_MIN, INSTALMENT_TOKENS_MAX) if model.streams else (0, 0)
+    if not bounds[0] <= job.instalment <= bounds[1]:
+        nearest = bounds[job.instalment > bounds[1]]
+        return Refused(RefusalReason.LIMITS, f"an instalment of {job.instalment}; here {_from_to(*bounds)}", nearest)
     if job.input_bytes > min(model.input_bytes_max, provider.bytes_in_flight_max):
         bound = min(model.input_bytes_max, provider.bytes_in_flight_max)
         return Refused(RefusalReason.LIMITS, f"{job.input_bytes} bytes of input; at most {bound}", needed=bound)
@@ -107,6 +116,8 @@ def _never(job: JobFacts, model: ModelFacts | None, provider: ProviderFacts, pee
         return Refused(
             RefusalReason.PAYMENT, f"payments on network {job.settlement_network} are not taken here; taken: {taken}"
         )
+    if job.price_total > AMOUNT_NANOGRAM_MAX:
+        return Refused(RefusalReason.LIMITS, "so many items cost more than a payment can say")
     if job.max_total and job.price_total > job.max_total:
         return Refused(
             RefusalReason.PRICE,
@@ -114,6 +125,10 @@ def _never(job: JobFacts, model: ModelFacts | None, provider: ProviderFacts, pee
             needed=job.price_total,
         )
     return None
+
+
+def _from_to(low: int, high: int) -> str:
+    return f"{low} to {high} items" if high else "a job is paid for as a whole"
 
 
 def _not_now(job: JobFacts, provider: ProviderFacts, peer: PeerFacts) -> Refused | None:

@@ -28,7 +28,9 @@ CANCELLED_LATE = "cancelled after the work was done"
 """The error of such a job in our list of jobs."""
 LEFT_LATE = "the connection to the client ended while its answer was on the way"
 """Of one whose client went before the last byte: most of the answer may be there."""
-LATE_ERRORS = (CANCELLED_LATE, LEFT_LATE)
+UNPAID_LATE = "the client took the answer and did not pay on"
+"""Of an answer in frames whose client went silent after an instalment."""
+LATE_ERRORS = (CANCELLED_LATE, LEFT_LATE, UNPAID_LATE)
 _MEMORY_MS = int(LATE_CANCELS_MEMORY_S * 1000)
 _SIGNED_WITHIN_MS = int(RECEIPT_SIGNED_WITHIN_S * 1000)
 

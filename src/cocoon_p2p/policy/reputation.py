@@ -46,6 +46,8 @@ class Fault(Enum):
     """Asked for or sent many times what it may. Programs in a loop do that, too."""
     FORGED_RECORD = "forged record"
     """Stored a DHT record under another's name."""
+    BAD_PIECE = "bad piece"
+    """A piece of a model, or hashes of pieces, that are not the model's. A failing disk does that, too."""
     IDLE_STREAMS = "idle streams"
     """Opened a stream and then sent nothing. A line that breaks at that moment does that, too."""
 
@@ -66,6 +68,7 @@ WEIGHTS: dict[Fault, float] = {
     Fault.OVERRUN: 50.0,
     Fault.FLOOD: 10.0,
     Fault.FORGED_RECORD: 50.0,
+    Fault.BAD_PIECE: 25.0,
     Fault.IDLE_STREAMS: 5.0,
 }
 """Two forgeries within minutes, or four pieces of garbage, are a ban; what a bad line may cause takes twenty."""
@@ -87,6 +90,7 @@ FAULT_OF_CODE: dict[str, Fault] = {
     "RECEIPT": Fault.BAD_RECEIPT,
     "ANNOUNCEMENT": Fault.FORGED_ANNOUNCEMENT,
     "FLOOD": Fault.FLOOD,
+    "PIECE": Fault.BAD_PIECE,
 }
 """The code of a RemoteProtocolError -> the fault it stands for."""
 

@@ -53,4 +53,5 @@ def announced_terms(
         settlement_network=terms.settlement_network,
         payee_key=b"",
         seal_key_record=b"",
+        instalment=terms.instalment,
     )

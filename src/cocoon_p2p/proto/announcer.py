@@ -177,5 +177,6 @@ def _models(offers: Sequence[Offer]) -> list[tuple[ModelId, str]]:
 def _what_matters(offers: Sequence[Offer]) -> tuple[Offer, ...]:
     """Offers without what changes with every job; whether there is any room at all does matter."""
     return tuple(
-        replace(offer, slots_free=min(offer.slots_free, 1), queue_ms=0, item_us=0, throughput=0) for offer in offers
+        replace(offer, slots_free=min(offer.slots_free, 1), queue_ms=0, item_us=0, throughput=0, load_ms=0)
+        for offer in offers
     )

@@ -56,6 +56,8 @@ def check_evidence(signed: SignedEvidence, *, passed: Callable[[str], object] = 
     if not verify_signature(receipt.provider, RECEIPT_DOMAIN, evidence.receipt_body, evidence.provider_signature):
         raise RemoteProtocolError("the receipt is not signed by its provider", code="SIGNATURE")
     passed(EVIDENCE_STEPS[1])
+    if receipt.frames:
+        _fail("the receipt is for an answer in frames, which evidence does not cover")
     header = decode_envelope_header(evidence.envelope_header)
     _check_ids(evidence, receipt, header)
     if evidence.output == evidence.expected:

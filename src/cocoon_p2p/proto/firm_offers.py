@@ -13,7 +13,7 @@ from cocoon_p2p.wire.capacity import Offer, Unit
 from cocoon_p2p.wire.job import QuoteBody, decode_quote_body, quoted_total
 
 _GRACE_MS = int(FIRM_GRACE_S * 1000)
-_Key = tuple[ModelId, Tier, int, int]
+_Key = tuple[ModelId, Tier, Unit, int, int]
 
 
 class FirmOffers:
@@ -23,7 +23,7 @@ class FirmOffers:
     def __init__(self, *, kept_max: int = FIRM_PRICES_MAX) -> None:
         self._kept_max = kept_max
         self._until_ms: OrderedDict[_Key, int] = OrderedDict()
-        """(model, tier, base, per item) -> when the promise ends; the one announced longest ago first."""
+        """(model, tier, unit, base, per unit) -> when the promise ends; the one announced longest ago first."""
 
     def __len__(self) -> int:
         return len(self._until_ms)
@@ -32,10 +32,10 @@ class FirmOffers:
         """An announcement with these offers goes out."""
         until_ms = expires_at_ms + _GRACE_MS
         for offer in offers:
-            if offer.unit is not Unit.ITEM:
-                continue  # a job's terms are in items
+            if offer.unit is Unit.GPU_MS:
+                continue  # a job's terms are in items, which are tokens where a model generates
             for price in offer.prices:
-                key = (offer.model_id, price.tier, price.base, price.per_unit)
+                key = (offer.model_id, price.tier, offer.unit, price.base, price.per_unit)
                 self._until_ms[key] = max(until_ms, self._until_ms.get(key, 0))
                 self._until_ms.move_to_end(key)
         while len(self._until_ms) > self._kept_max:
@@ -45,9 +45,10 @@ class FirmOffers:
         """Whether the terms pay at least a price that was promised and still holds."""
         for key in [key for key, until_ms in self._until_ms.items() if until_ms < now_ms]:
             del self._until_ms[key]
+        asked = (terms.model_id, terms.tier, Unit.TOKEN if terms.instalment else Unit.ITEM)
         return any(
-            (model_id, tier) == (terms.model_id, terms.tier) and reaches(terms, base, per_item)
-            for model_id, tier, base, per_item in self._until_ms
+            (model_id, tier, unit) == asked and reaches(terms, base, per_item)
+            for model_id, tier, unit, base, per_item in self._until_ms
         )
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+from cocoon_p2p import limits
 from cocoon_p2p.errors import RemoteProtocolError
 from cocoon_p2p.ids import JobId, ModelId, PeerId, Tier
 from cocoon_p2p.sealing.signing import IdentityKey, verify_signature
+from cocoon_p2p.wire import codec
 from cocoon_p2p.wire.job import (
     QUOTE_DOMAIN,
     RECEIPT_DOMAIN,
@@ -49,6 +51,28 @@ class JobTerms:
     """nanogram; None for no limit."""
     timeout_s: float
     settlement_network: int
+    instalment: int = 0
+    """Items that are paid for ahead of an answer in frames; 0: the output comes whole."""
+    prepaid: int = 0
+    """Of an answer in frames, items that the first payment is to cover: what the prompt probably has, and one instalment."""
+
+    @property
+    def first_paid(self) -> int:
+        """Items that the first payment covers; 0 where it covers them all."""
+        # SPEC job/1 §3.5
+        if not self.instalment:
+            return 0
+        return max(min(self.items, self.instalment), min(self.items, self.prepaid))
+
+
+@dataclass(frozen=True, slots=True)
+class StreamMark:
+    """How far an answer in frames had come when the client said so."""
+
+    frames: int
+    items: int
+    output_hash: bytes
+    """SHA-256 of the response header and all ciphertext of these frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +83,36 @@ class Owed:
     quote_hash: bytes
     input_hash: bytes
     output_hash: bytes
+    """Empty for an answer in frames."""
+    marks: tuple[StreamMark, ...] = ()
+    """Of an answer in frames: what was acknowledged last. A receipt is about one of these."""
+
+    def encode(self) -> bytes:
+        """For our own disk: what `decode_owed` reads."""
+        marks = [[mark.frames, mark.items, mark.output_hash] for mark in self.marks]
+        return codec.pack([1, self.quote.encode(), self.quote_hash, self.input_hash, self.output_hash, marks])
+
+
+def decode_owed(record: bytes) -> Owed:
+    """Raises RemoteProtocolError for what is none."""
+    fields = codec.unpack_tagged(record, 1, 6, "what is owed")
+    marks = [codec.array(each, "mark", 3) for each in codec.array(fields[5], "marks", limits.STREAM_MARKS_KEPT)]
+    if any(len(each) != 3 for each in marks):
+        codec.fail("MALFORMED", "a mark has frames, items and a hash")
+    return Owed(
+        decode_quote_body(codec.blob(fields[1], "terms", limits.FRAME_BYTES_MAX)),
+        codec.fixed(fields[2], "quote hash", codec.HASH_BYTES),
+        codec.fixed(fields[3], "input hash", codec.HASH_BYTES),
+        codec.fixed_or_empty(fields[4], "output hash", codec.HASH_BYTES),
+        tuple(
+            StreamMark(
+                codec.uint(frames, "frames", limits.GENERATION_TOKENS_MAX + 1),
+                codec.uint(items, "items", limits.GENERATION_TOKENS_MAX),
+                codec.fixed(output_hash, "output hash", codec.HASH_BYTES),
+            )
+            for frames, items, output_hash in marks
+        ),
+    )
 
 
 def check_quote(message: Quote, terms: JobTerms, job_id: JobId, *, client: PeerId, provider: PeerId) -> QuoteBody:
@@ -69,7 +123,7 @@ def check_quote(message: Quote, terms: JobTerms, job_id: JobId, *, client: PeerI
     quote = decode_quote_body(message.body)
     asked = (provider, client, job_id, terms.model_id, terms.tier, terms.items)
     quoted = (quote.provider, quote.client, quote.job_id, quote.model_id, quote.tier, quote.items)
-    if asked != quoted or quote.input_bytes != terms.payload_bytes:
+    if asked != quoted or (quote.input_bytes, quote.instalment) != (terms.payload_bytes, terms.instalment):
         raise RemoteProtocolError("the quote is for another job than was asked for", code="QUOTE")
     if quote.settlement_network != terms.settlement_network:
         raise RemoteProtocolError("the quote wants payment on another network", code="QUOTE")
@@ -111,7 +165,10 @@ def check_receipt(body: ReceiptBody, owed: Owed) -> None:
         raise RemoteProtocolError("the receipt is for another job", code="RECEIPT")
     if body.items > quote.items or body.price != quoted_total(quote.price_base, quote.price_per_item, body.items):
         raise RemoteProtocolError("the receipt's price is not the quoted one", code="RECEIPT")
-    if (body.input_hash, body.output_hash) != (owed.input_hash, owed.output_hash):
+    passed = [(0, body.items, owed.output_hash)]
+    if quote.instalment:
+        passed = [(mark.frames, mark.items, mark.output_hash) for mark in owed.marks]
+    if body.input_hash != owed.input_hash or (body.frames, body.items, body.output_hash) not in passed:
         raise RemoteProtocolError("the receipt is for another input or output than passed", code="RECEIPT")
 
 

@@ -4,7 +4,8 @@ Call order: `start`; then `handle_message` for what the provider sends. After th
 `accept` (with a payment) or `cancel`. Or, where the provider's announced price is taken as a firm offer: `offer` in place of
 `start`, and `accept` at once. The driver answers `SendInput` with `input_sent` and the final `WriteOutput` with
 `output_complete` or `output_bad`; it calls `heard` for each message, before `handle_message`. `handle_timer` at
-`next_deadline`. Every job ends with exactly one `Finished`.
+`next_deadline`. Every job ends with exactly one `Finished`. Of an answer in frames the driver answers `ReserveMore` with
+`more_reserved` or `more_failed`, and hands on what `Received` brings; `stop` ends it in order.
 
 Who owes what, and what the provider is told. A job is owed when its whole output is here, and not before (job/1 §3.7, §3.9):
 
@@ -24,28 +25,30 @@ Who owes what, and what the provider is told. A job is owed when its whole outpu
 | its whole output was here      | RECEIPT_ACK | paid; paying again what was paid changes nothing                      |
 | it was not                     | CANCEL      | stays unknown until FAILURE(CANCELLED) releases it; it is never paid  |
 
+Of an answer in frames (`proto.stream_client`), what was acknowledged is owed, and nothing else (job/1 §3.8, §3.16):
+
+| ends in …            | by …                                      | CANCEL | the reservation                                           |
+| -------------------- | ----------------------------------------- | ------ | --------------------------------------------------------- |
+| streaming            | FAILURE, and nothing was acknowledged     | no     | released                                                  |
+| streaming            | FAILURE                                   | yes    | unknown: the RECEIPT behind it is paid and acknowledged;  |
+| streaming            | cancel, deadline, silence, fault          | yes    | FAILURE(CANCELLED) releases it, where the provider never  |
+| streaming            | stream lost                               | no ²   | got what was acknowledged                                 |
+| received             | as above; FAILURE                         | yes    | likewise                                                  |
+
 ¹ Where anything was sent. ² Its stream is gone. The second table is `drivers.job_outcomes`'.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from cocoon_p2p import limits
-from cocoon_p2p.errors import (
-    CocoonError,
-    ExecutionError,
-    PeerRefused,
-    RefusalReason,
-    RemoteProtocolError,
-    TransportError,
-)
-from cocoon_p2p.ids import JobId, PeerId, Tier
-from cocoon_p2p.policy.reputation import fault_of_code
+from cocoon_p2p.errors import ExecutionError, PeerRefused, RefusalReason, RemoteProtocolError
+from cocoon_p2p.ids import Tier
 from cocoon_p2p.proto.announced_price import AnnouncedPrice, announced_terms
+from cocoon_p2p.proto.client_attempt import Transcript
+from cocoon_p2p.proto.client_envelope import make_envelope
+from cocoon_p2p.proto.client_streams import StreamedJob
 from cocoon_p2p.proto.job_answers import (
     JobTerms,
-    Owed,
     check_quote,
     check_receipt,
     check_refusal,
@@ -60,21 +63,20 @@ from cocoon_p2p.proto.job_effects import (
     EndReservation,
     Finished,
     MarkPaid,
-    Penalise,
     Quoted,
     Send,
     SendInput,
     WriteOutput,
 )
-from cocoon_p2p.proto.job_states import CLIENT_TRANSITIONS, STREAM_FAULTS, ClientEvent, ClientState, Machine
-from cocoon_p2p.sealing.envelope import RequestSecrets, SealedRequest, plain_request, seal_request
-from cocoon_p2p.sealing.signing import IdentityKey
+from cocoon_p2p.proto.job_states import STREAM_FAULTS, ClientEvent, ClientState
+from cocoon_p2p.proto.stream_client import ClientStream
 from cocoon_p2p.wire.job import (
     Accept,
     Ask,
     Cancel,
     Failure,
     FailureCode,
+    Frame,
     JobMessage,
     Output,
     OutputHead,
@@ -83,20 +85,12 @@ from cocoon_p2p.wire.job import (
     QuoteBody,
     Receipt,
     ReceiptAck,
-    ReceiptBody,
     Refusal,
+    StreamHead,
     Submit,
     quote_hash,
 )
-from cocoon_p2p.wire.seal import (
-    NO_COMMITMENT,
-    NO_KEY_ID,
-    SUITE_PLAIN,
-    SUITE_XWING,
-    EnvelopeHeader,
-    SealKeyRecord,
-    decode_response_header,
-)
+from cocoon_p2p.wire.seal import SealKeyRecord
 
 __all__ = ["AnnouncedPrice", "ClientJob", "JobTerms", "Transcript", "check_stray_receipt"]
 
@@ -112,97 +106,10 @@ _RETRYABLE_FAILURES = {
     FailureCode.IDLE_POLICY,
 }
 """What another provider may do better; a wrong input stays wrong everywhere."""
-_NOTHING_SENT = (ClientState.ASKING, ClientState.QUOTED)
-"""Nothing that a provider could earn anything with."""
-_ASLEEP_S = 1.0
-"""Whoever finds a silence so much later than it was due was not listening itself: a suspended laptop, a busy machine. What
-came meanwhile is read first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Transcript:
-    """What shows input and output of one finished job to others, if its client wants to (evidence/1). Never logged."""
-
-    envelope_header: bytes
-    secrets: RequestSecrets | None = field(repr=False)
-    """None for tier open."""
-    response_header: bytes
-    receipt: Receipt
-
-
-class ClientJob:
+class ClientJob(StreamedJob):
     """One job at one provider."""
-
-    def __init__(self, identity: IdentityKey, provider: PeerId, job_id: JobId, terms: JobTerms, *, deadline: float):
-        self._identity = identity
-        self.provider = provider
-        self.job_id = job_id
-        self.terms = terms
-        self._deadline = deadline
-        self._machine = Machine(CLIENT_TRANSITIONS, ClientState.ASKING)
-        self.quote: QuoteBody | None = None
-        self._quote_hash = b""
-        self.seal_key: SealKeyRecord | None = None
-        """Verified; None before a quote, and for tier open."""
-        self._offered = b""
-        """The terms that SUBMIT will carry; empty where a quote was asked for."""
-        self._header = b""
-        self._request: SealedRequest | None = None
-        self._input_hash = b""
-        self._output_hash = b""
-        self._paid_up_front = False
-        self._heard = 0.0
-        self._silence_s = limits.PROGRESS_SILENCE_S
-        self.head: OutputHead | None = None
-        self.receipt: Receipt | None = None
-        self.receipt_body: ReceiptBody | None = None
-
-    # --- getters ---
-
-    @property
-    def state(self) -> ClientState:
-        return self._machine.state
-
-    @property
-    def over(self) -> bool:
-        return self._machine.state in (ClientState.DONE, ClientState.FAILED)
-
-    @property
-    def firm(self) -> bool:
-        """Whether it takes an announced price, so that nobody was asked."""
-        return bool(self._offered)
-
-    @property
-    def moves_bulk(self) -> bool:
-        """Whether so much of it is on its way that short messages of other jobs may be late."""
-        if self.state is ClientState.SENDING:
-            return self.terms.payload_bytes > limits.FIRM_INPUT_BYTES_MAX
-        return (
-            self.state is ClientState.RECEIVING
-            and self.head is not None
-            and self.head.payload_bytes > limits.FIRM_INPUT_BYTES_MAX
-        )
-
-    @property
-    def owed(self) -> Owed | None:
-        """What its receipt must agree with; None while its whole output is not here."""
-        if self.quote is None or not self._output_hash:
-            return None
-        return Owed(self.quote, self._quote_hash, self._input_hash, self._output_hash)
-
-    def next_deadline(self) -> float | None:
-        state = self._machine.state
-        if state in (ClientState.DONE, ClientState.FAILED):
-            return None
-        if state in _NOTHING_SENT:
-            return self._deadline
-        return min(self._deadline, self._heard + self._silence_limit_s())
-
-    def transcript(self) -> Transcript | None:
-        """Of a job that is done; else None."""
-        if self.receipt is None or self.head is None or self._request is None:
-            return None
-        return Transcript(self._header, self._request.secrets, bytes(self.head.response_header), self.receipt)
 
     # --- commands ---
 
@@ -217,6 +124,7 @@ class ClientJob:
             max_total=terms.max_total or 0,
             timeout_ms=self._timeout_ms(now),
             settlement_network=terms.settlement_network,
+            instalment=terms.instalment,
         )
         return [Send(ask)]
 
@@ -235,18 +143,25 @@ class ClientJob:
         if self.over:
             return [EndReservation(outcome_known=True)]  # the stream broke while the payment was made
         try:
-            request = self._sealed_request(self.quote, unix_ms)
+            self._header, request = make_envelope(
+                self.quote, self.seal_key, timeout_s=self.terms.timeout_s, unix_ms=unix_ms
+            )
         except RemoteProtocolError as error:
             return self.fault(error)
         self._request = request
+        paid = self.terms.first_paid
+        if self.is_stream:
+            self.stream = ClientStream(self.quote, paid)
         self._heard = now
         message: Accept | Submit
         if self._offered:
             self._machine.local(ClientEvent.SUBMIT_SENT)
-            message = Submit(self.job_id, self._offered, self._timeout_ms(now), payment, self._header, request.box)
+            message = Submit(
+                self.job_id, self._offered, self._timeout_ms(now), payment, self._header, request.box, paid
+            )
         else:
             self._machine.local(ClientEvent.ACCEPT_SENT)
-            message = Accept(self.job_id, self._quote_hash, payment, self._header, request.box)
+            message = Accept(self.job_id, self._quote_hash, payment, self._header, request.box, paid)
         return [Send(message), SendInput(request.sealer, self._header)]
 
     def input_sent(self, input_hash: bytes) -> list[ClientEffect]:
@@ -270,61 +185,7 @@ class ClientJob:
         """A piece of output did not open."""
         return self.fault(error)
 
-    def fault(self, error: RemoteProtocolError) -> list[ClientEffect]:
-        """The provider broke a rule of this job."""
-        if self.over:
-            return []
-        self._output_hash = b""  # what comes with a receipt that cannot be signed is not paid
-        return [Penalise(fault_of_code(error.code)), Send(Cancel(self.job_id)), *self._fail(ClientEvent.LOST, error)]
-
-    def cancel(self, reason: str = "cancelled") -> list[ClientEffect]:
-        """Stop wherever it is; the provider is told, unless the whole output is here."""
-        if self.over:
-            return []
-        error = CocoonError(f"the job was {reason}", code="CANCELLED")
-        return [*self._tell_cancel(), *self._fail(ClientEvent.CANCEL, error)]
-
-    def lost(self, error: CocoonError) -> list[ClientEffect]:
-        """The stream to the provider broke."""
-        if self.over:
-            return []
-        return self._fail(ClientEvent.LOST, error)
-
     # --- input from outside ---
-
-    def heard(self, now: float) -> None:
-        """A message of this job came: the provider is at it."""
-        self._heard = now
-
-    def handle_timer(self, now: float, *, line_busy: bool = False) -> list[ClientEffect]:
-        """`line_busy`: other jobs move so much over the same line that short messages may be late."""
-        if self.over:
-            return []
-        if now >= self._deadline:
-            return self._give_up(
-                f"provider {self.provider} did not finish within {self.terms.timeout_s:g} s "
-                f"(this client was {self.state.value})",
-                code="TIMEOUT",
-                hint="allow more time with --timeout, or choose another provider",
-            )
-        if self.state in _NOTHING_SENT:
-            return []
-        limit_s = self._silence_limit_s()
-        late_s = now - (self._heard + limit_s)  # as next_deadline: a rounding apart, and the timer would fire for ever
-        if late_s < 0:
-            return []
-        if line_busy and limit_s < limits.OUTPUT_SILENCE_S:
-            self._silence_s = limits.OUTPUT_SILENCE_S
-            return []
-        if late_s > _ASLEEP_S:
-            self._heard = now
-            return []
-        # SPEC job/1 §3.13
-        return self._give_up(
-            f"provider {self.provider} went silent for {limit_s:g} s (this client was {self.state.value})",
-            code="SILENT",
-            hint="ask again: another provider may do it",
-        )
 
     def handle_message(self, message: JobMessage, *, unix_ms: int) -> list[ClientEffect]:
         """A message of this job. Raises RemoteProtocolError with one of STREAM_FAULTS; other faults end this job."""
@@ -352,6 +213,10 @@ class ClientJob:
                 return [WriteOutput(message.ciphertext, message.final)]
             case Receipt():
                 return self._on_receipt(message)
+            case StreamHead():
+                return self._on_stream_head(message)
+            case Frame():
+                return self._on_frame(message)
             case Progress():
                 self._machine.remote(ClientEvent.PROGRESS)
                 return []
@@ -388,18 +253,24 @@ class ClientJob:
         return [EndReservation(True, payment_refused=refusal.reason is RefusalReason.PAYMENT), Finished(error)]
 
     def _on_failure(self, message: Failure) -> list[ClientEffect]:
-        self._machine.remote(ClientEvent.FAILURE)
+        if self.is_stream and self.state is ClientState.RECEIVED:
+            self._machine.local(ClientEvent.LOST)  # it was given up before our last PAY came
+        else:
+            self._machine.remote(ClientEvent.FAILURE)
         retryable = message.code in _RETRYABLE_FAILURES
         error = ExecutionError(message.detail, code=message.code.name, retryable=retryable)
+        if self.stream is not None and self.stream.marks:
+            # SPEC job/1 §3.9
+            return [Send(Cancel(self.job_id)), EndReservation(outcome_known=False), Finished(error)]
         return [EndReservation(True, job_failed=True), Finished(error)] if self._paid_up_front else [Finished(error)]
 
     def _on_output_head(self, message: OutputHead) -> list[ClientEffect]:
         self._machine.remote(ClientEvent.OUTPUT_HEAD)
+        if self.is_stream:
+            raise RemoteProtocolError("OUTPUT_HEAD for an answer that was to come in frames", code="UNEXPECTED")
         if message.payload_bytes > limits.JOB_BYTES_MAX:
             raise RemoteProtocolError(f"an output of {message.payload_bytes} bytes is over the bound", code="BOUND")
-        # SPEC seal/1 §5.1
-        if decode_response_header(message.response_header).job_id != self.job_id:
-            raise RemoteProtocolError("the response is for another job", code="ENVELOPE")
+        self._check_response(message.response_header)
         assert self._request is not None
         self.head = message
         opener = self._request.response_opener(message.response_header)
@@ -417,52 +288,5 @@ class ClientJob:
         ack = ReceiptAck(job_id=self.job_id, client_signature=self.receipt.client_signature)
         return [MarkPaid(self.receipt, body), Send(ack), Finished(None)]
 
-    # --- the envelope ---
-
     def _timeout_ms(self, now: float) -> int:
         return max(1, int((self._deadline - now) * 1000))
-
-    def _sealed_request(self, quote: QuoteBody, unix_ms: int) -> SealedRequest:
-        """New secrets each time. Raises RemoteProtocolError(code="ENVELOPE") for a seal key that is none."""
-        secrets = None if self.seal_key is None else RequestSecrets.draw()
-        self._header = self._envelope_header(quote, secrets, unix_ms).encode()
-        if self.seal_key is None or secrets is None:
-            return plain_request(self._header)
-        return seal_request(self.seal_key.public_key, self._header, secrets)
-
-    def _envelope_header(self, quote: QuoteBody, secrets: RequestSecrets | None, unix_ms: int) -> EnvelopeHeader:
-        lifetime_ms = int(min(self.terms.timeout_s + limits.QUOTE_LIFETIME_S, limits.ENVELOPE_LIFETIME_MAX_S) * 1000)
-        return EnvelopeHeader(
-            suite=SUITE_PLAIN if self.seal_key is None else SUITE_XWING,
-            key_id=NO_KEY_ID if self.seal_key is None else self.seal_key.key_id,
-            job_id=self.job_id,
-            model_id=quote.model_id,
-            provider=self.provider,
-            max_total=quote.max_total,
-            expires_at_ms=unix_ms + lifetime_ms,
-            payload_bytes=quote.input_bytes,
-            items=quote.items,
-            commitment=NO_COMMITMENT if secrets is None else secrets.commitment,
-        )
-
-    # --- endings ---
-
-    def _silence_limit_s(self) -> float:
-        return self._silence_s if self._machine.state is ClientState.WAITING else limits.OUTPUT_SILENCE_S
-
-    def _give_up(self, message: str, *, code: str, hint: str) -> list[ClientEffect]:
-        known = self.state in _NOTHING_SENT
-        error = TransportError(message, outcome_known=known, code=code, hint=hint)
-        return [*self._tell_cancel(), *self._fail(ClientEvent.DEADLINE, error)]
-
-    def _tell_cancel(self) -> list[ClientEffect]:
-        """Nothing to tell where nothing was asked; nothing to take back where the whole output is here."""
-        unasked = self.firm and self.state is ClientState.ASKING
-        # SPEC job/1 §3.9
-        return [] if unasked or self.state is ClientState.RECEIVED else [Send(Cancel(job_id=self.job_id))]
-
-    def _fail(self, event: ClientEvent, error: CocoonError) -> list[ClientEffect]:
-        # Once the accept was sent the provider may have worked, and earned, whatever we know of it.
-        outcome_known = self.state in _NOTHING_SENT
-        self._machine.local(event)
-        return [EndReservation(outcome_known), Finished(error)] if self._paid_up_front else [Finished(error)]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cocoon_p2p.errors import CocoonError
+from cocoon_p2p.generation import Piece
 from cocoon_p2p.ids import JobId, ModelId, PeerId, Tier
 from cocoon_p2p.policy.reputation import Fault
+from cocoon_p2p.proto.job_answers import Owed
 from cocoon_p2p.sealing.envelope import ChunkOpener, ChunkSealer
 from cocoon_p2p.wire.job import JobMessage, Quote, Receipt, ReceiptBody
 
@@ -83,7 +85,53 @@ class Finished:
     error: CocoonError | None
 
 
-ClientEffect = Send | Penalise | Quoted | SendInput | BeginOutput | WriteOutput | MarkPaid | EndReservation | Finished
+@dataclass(frozen=True, slots=True)
+class StreamBegun:
+    """The answer will come in frames."""
+
+    prompt_items: int
+    queue_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A piece of the answer, the next one: hand it to who asked."""
+
+    piece: Piece
+    items: int
+    """Worked on until now, those of the prompt among them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReserveMore:
+    """Raise what is set aside for the job to `total` nanogram; then call `more_reserved` or `more_failed`."""
+
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeepMarks:
+    """Write to disk what is about to be acknowledged, in place of what was kept of this job before: a receipt about it is owed
+    whatever happens here."""
+
+    owed: Owed
+
+
+ClientEffect = (
+    Send
+    | Penalise
+    | Quoted
+    | SendInput
+    | BeginOutput
+    | WriteOutput
+    | StreamBegun
+    | Received
+    | ReserveMore
+    | KeepMarks
+    | MarkPaid
+    | EndReservation
+    | Finished
+)
 
 # --- the provider's -------------------------------------------------------------------------------------------------
 
@@ -135,8 +183,57 @@ class SendOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class Generate:
+    """Begin an answer in frames on the complete input; then call `stream_begun`, and `produced` with each piece, or
+    `execution_failed`. `items_allowed`: as in `execution.port.TokenStream.allow`."""
+
+    job_id: JobId
+    model_id: ModelId
+    items_max: int
+    items_allowed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    """Let the answer go on to so many items in all."""
+
+    job_id: JobId
+    items: int
+
+
+@dataclass(frozen=True, slots=True)
+class EndWork:
+    """The client wants no more: let the model come to an end, which gives a final piece."""
+
+    job_id: JobId
+
+
+@dataclass(frozen=True, slots=True)
+class TakeMore:
+    """Verify the further payment and write it to disk; then call `more_taken` with `paid`, or `more_refused`, or `more_bad`."""
+
+    job_id: JobId
+    payment: bytes
+    total: int
+    """Nanogram that is reserved with it in all."""
+    paid: int
+    """Items that it covers in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeepReceipt:
+    """The client acknowledged so much of the answer, which is owed whatever happens now: write the receipt to disk, in place
+    of an earlier one of the job. It is not sent, and nothing is booked as earned, before `Earn`."""
+
+    job_id: JobId
+    receipt: Receipt
+    body: ReceiptBody
+
+
+@dataclass(frozen=True, slots=True)
 class Earn:
-    """The output is out: write the receipt and the earning to disk before the receipt is sent."""
+    """The output is out: write the receipt and the earning to disk before the receipt is sent. Of an answer in frames it may be
+    the receipt that was kept last."""
 
     job_id: JobId
     receipt: Receipt
@@ -146,7 +243,8 @@ class Earn:
 @dataclass(frozen=True, slots=True)
 class GiveBack:
     """The client cancels a job that goes on nowhere on this stream. End it where it still goes on; take back what was earned
-    with it, unless the client has signed its receipt; then call `not_earned`."""
+    with it, unless the client has signed its receipt; then call `not_earned`. But a receipt for frames is about what the client
+    has acknowledged: it is not taken back, and `resend_receipts` is called with it."""
 
     job_id: JobId
 
@@ -179,6 +277,8 @@ class Closed:
     """None when it was done."""
     late: bool = False
     """The client cancelled it after the work was done."""
+    earned: bool = False
+    """An answer in frames of which a part is owed, however it ended: `Earn` came before."""
 
 
 ProviderEffect = (
@@ -189,6 +289,11 @@ ProviderEffect = (
     | WriteInput
     | Execute
     | SendOutput
+    | Generate
+    | Allow
+    | EndWork
+    | TakeMore
+    | KeepReceipt
     | Earn
     | GiveBack
     | KeepSignature

@@ -2,7 +2,8 @@
 
 Call order: `handle_message` for what the client sends; the driver answers `TakePayment` with `payment_taken` or
 `payment_refused`, the final `WriteInput` with `input_complete` (or any with `input_bad`), `Execute` with `executed` or
-`execution_failed`, `SendOutput` with `output_sent`, `GiveBack` with `not_earned`. `handle_timer` at `next_deadline`. `lost`
+`execution_failed`, `SendOutput` with `output_sent`, `GiveBack` with `not_earned`. Of an answer in frames it answers `Generate` with
+`stream_begun`, `produced` for each piece, or `execution_failed`; `TakeMore` with `more_taken`, `more_refused` or `more_bad`. `handle_timer` at `next_deadline`. `lost`
 when the stream ends.
 Answers for a job that ended meanwhile are ignored. Messages that break the protocol raise RemoteProtocolError: the
 session is then over.
@@ -10,22 +11,20 @@ session is then over.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
+from math import inf
 
 from cocoon_p2p import limits
 from cocoon_p2p.errors import ExecutionError, RefusalReason, RemoteProtocolError
-from cocoon_p2p.ids import JobId, ModelId, PeerId, Tier
+from cocoon_p2p.ids import JobId
 from cocoon_p2p.policy.admission import Refused
-from cocoon_p2p.policy.late_cancels import CANCELLED_LATE, LEFT_LATE
-from cocoon_p2p.policy.pricing import Price
+from cocoon_p2p.policy.late_cancels import CANCELLED_LATE, UNPAID_LATE
 from cocoon_p2p.policy.reputation import fault_of_code
 from cocoon_p2p.proto.firm_offers import read_terms
 from cocoon_p2p.proto.job_effects import (
     BeginInput,
-    Closed,
     Earn,
     Execute,
+    Generate,
     GiveBack,
     KeepSignature,
     Penalise,
@@ -37,13 +36,13 @@ from cocoon_p2p.proto.job_effects import (
     WriteInput,
 )
 from cocoon_p2p.proto.job_states import PROVIDER_TRANSITIONS, STREAM_FAULTS, Machine, ProviderEvent, ProviderState
-from cocoon_p2p.proto.provider_desk import ProviderDesk
+from cocoon_p2p.proto.provider_answers import sign_quote
 from cocoon_p2p.proto.provider_job import PROGRESS_STATES, ProviderJob, check_header, open_box
+from cocoon_p2p.proto.provider_streams import StreamAnswers
+from cocoon_p2p.proto.stream_provider import ProviderStream, check_first_paid, first_amount
 from cocoon_p2p.sealing.signing import verify_signature
 from cocoon_p2p.wire.job import (
-    QUOTE_DOMAIN,
     RECEIPT_DOMAIN,
-    REFUSAL_DOMAIN,
     Accept,
     Ask,
     Cancel,
@@ -52,37 +51,22 @@ from cocoon_p2p.wire.job import (
     Input,
     JobMessage,
     OutputHead,
+    Pay,
+    Phase,
     Progress,
-    Quote,
     QuoteBody,
     Receipt,
     ReceiptAck,
-    Refusal,
-    RefusalBody,
+    Stop,
     Submit,
+    decode_receipt_body,
     quote_hash,
 )
 from cocoon_p2p.wire.seal import RESPONSE_NONCE_BYTES, SUITE_XWING, EnvelopeHeader, ResponseHeader
 
 
-class ProviderSession:
+class ProviderSession(StreamAnswers):
     """The jobs of one client. `entropy` draws so many random bytes, for the nonces of responses."""
-
-    def __init__(self, desk: ProviderDesk, client: PeerId, *, entropy: Callable[[int], bytes]) -> None:
-        self._desk = desk
-        self.client = client
-        self._entropy = entropy
-        self._jobs: dict[JobId, ProviderJob] = {}
-        self._unsigned: OrderedDict[JobId, bytes] = OrderedDict()
-        """Bodies of receipts that were sent and wait for the client's signature."""
-
-    # --- getters ---
-
-    def next_deadline(self) -> float | None:
-        return min((job.next_deadline() for job in self._jobs.values()), default=None)
-
-    def jobs(self) -> dict[JobId, ProviderState]:
-        return {job_id: job.machine.state for job_id, job in self._jobs.items()}
 
     # --- messages ---
 
@@ -109,6 +93,10 @@ class ProviderSession:
                 return self._on_cancel(message)
             case ReceiptAck():
                 return self._on_receipt_ack(message)
+            case Pay():
+                return self._on_pay(message, now, unix_ms)
+            case Stop():
+                return self._on_stop(message)
             case _:
                 raise RemoteProtocolError(f"a client does not send {type(message).__name__}", code="UNEXPECTED")
 
@@ -125,10 +113,9 @@ class ProviderSession:
         )
         if isinstance(decision, Refused):
             return [self._refuse(ask.job_id, ask.model_id, decision, unix_ms)]
-        body = self._quote_body(ask, decision, unix_ms)
-        raw = body.encode()
-        self._add(ProviderState.QUOTED, body, raw, ask.timeout_ms, now).deadline = now + limits.QUOTE_LIFETIME_S
-        return [Send(Quote(ask.job_id, raw, self._desk.identity.sign(QUOTE_DOMAIN, raw)))]
+        body, quote = sign_quote(self._desk, self.client, ask, decision, unix_ms)
+        self._add(ProviderState.QUOTED, body, quote.body, ask.timeout_ms, now).deadline = now + limits.QUOTE_LIFETIME_S
+        return [Send(quote)]
 
     def _on_submit(self, submit: Submit, now: float, unix_ms: int) -> list[ProviderEffect]:
         # SPEC job/1 §3.12
@@ -136,6 +123,7 @@ class ProviderSession:
         self._count_answer(now)
         job_id = submit.job_id
         terms = read_terms(submit.terms, provider=self._desk.identity.peer_id, client=self.client, job_id=job_id)
+        check_first_paid(terms, submit.paid)
         header = check_header(submit.envelope_header, terms, unix_ms)
         refused = (
             _too_short(terms.input_bytes)
@@ -182,29 +170,6 @@ class ProviderSession:
         self._desk.clients.opened(self.client)
         return job
 
-    def _quote_body(self, ask: Ask, price: Price, unix_ms: int) -> QuoteBody:
-        record = b""
-        if ask.tier is not Tier.OPEN:
-            self._desk.seal_keys.rotate(unix_ms)
-            record = self._desk.seal_keys.current()[1]
-        return QuoteBody(
-            provider=self._desk.identity.peer_id,
-            client=self.client,
-            job_id=ask.job_id,
-            model_id=ask.model_id,
-            tier=ask.tier,
-            items=ask.items,
-            input_bytes=ask.input_bytes,
-            price_base=price.base,
-            price_per_item=price.per_item,
-            max_total=price.max_total,
-            expires_at_ms=unix_ms + int(limits.QUOTE_LIFETIME_S * 1000),
-            queue_ms=self._desk.queue_ms(ask.model_id),
-            settlement_network=self._desk.settlement_network,
-            payee_key=b"",
-            seal_key_record=record,
-        )
-
     def _on_accept(self, accept: Accept, now: float, unix_ms: int) -> list[ProviderEffect]:
         job = self._jobs.get(accept.job_id)
         if job is None:
@@ -221,6 +186,7 @@ class ProviderSession:
         job.machine.remote(ProviderEvent.ACCEPT)
         if accept.quote_hash != job.quote_hash:
             raise RemoteProtocolError("ACCEPT names another quote than was given", code="QUOTE")
+        check_first_paid(job.quote, accept.paid)
         return self._take(job, accept, check_header(accept.envelope_header, job.quote, unix_ms), now)
 
     def _take(
@@ -230,10 +196,12 @@ class ProviderSession:
         job.header = header
         job.deadline = now + limits.JOB_INPUT_IDLE_TIMEOUT_S
         job.progress_at = now + limits.PROGRESS_INTERVAL_S
-        self._desk.begin(job.quote.model_id, job.quote.items, job.quote.input_bytes)
+        if job.quote.instalment:
+            job.stream = ProviderStream(job.quote, taken.paid)
+        self._desk.begin(job.quote.model_id, job.queued_items, job.quote.input_bytes)
         self._desk.clients.accepted(self.client, taken.job_id)
         job.holds_slot = True
-        return [TakePayment(taken.job_id, taken.payment, job.quote.max_total)]
+        return [TakePayment(taken.job_id, taken.payment, first_amount(job.quote, taken.paid))]
 
     def _on_input(self, message: Input, now: float) -> list[ProviderEffect]:
         job = self._jobs.get(message.job_id)
@@ -247,12 +215,17 @@ class ProviderSession:
         # SPEC job/1 §3.9
         job = self._jobs.get(message.job_id)
         if job is None:
+            sent = self._unsigned.get(message.job_id)
+            if sent is not None and decode_receipt_body(sent).frames:
+                return []  # what was acknowledged stays owed, and the answer, its receipt, is under way
             self._unsigned.pop(message.job_id, None)
             return [GiveBack(message.job_id)]
-        late = job.machine.state is ProviderState.RETURNING
+        late = job.is_late
         job.machine.remote(ProviderEvent.CANCEL)
         # so that the client knows that nothing was earned
-        answer: list[ProviderEffect] = [Send(Failure(message.job_id, FailureCode.CANCELLED, "cancelled by the client"))]
+        answer: list[ProviderEffect] = []
+        if job.receipt is None:
+            answer.append(Send(Failure(message.job_id, FailureCode.CANCELLED, "cancelled by the client")))
         return [*answer, *self._close(message.job_id, CANCELLED_LATE if late else "cancelled by the client", late=late)]
 
     def _on_receipt_ack(self, message: ReceiptAck) -> list[ProviderEffect]:
@@ -304,21 +277,6 @@ class ProviderSession:
         refused = Refused(RefusalReason.PAYMENT, detail[: limits.DETAIL_CHARS_MAX], needed)
         return [self._refuse(job_id, job.quote.model_id, refused, unix_ms), *self._close(job_id, detail)]
 
-    def _refuse(self, job_id: JobId, model_id: ModelId | None, refused: Refused, unix_ms: int) -> Send:
-        """A signed "no", so that the client can show it."""
-        # SPEC job/1 §3.11
-        body = RefusalBody(
-            provider=self._desk.identity.peer_id,
-            client=self.client,
-            job_id=job_id,
-            model_id=model_id,
-            reason=refused.reason,
-            detail=refused.detail,
-            needed=refused.needed,
-            issued_at_ms=unix_ms,
-        ).encode()
-        return Send(Refusal(job_id, body, self._desk.identity.sign(REFUSAL_DOMAIN, body)))
-
     def payment_bad(self, job_id: JobId, error: RemoteProtocolError, *, unix_ms: int) -> list[ProviderEffect]:
         """The payment is none, or not this channel's: a fault."""
         refused = self.payment_refused(job_id, error.message, None, unix_ms=unix_ms)
@@ -335,23 +293,14 @@ class ProviderSession:
         job.input_hash = input_hash
         job.deadline = job.job_deadline
         self._desk.answers.give_back(self.client)
+        if job.stream is not None:
+            return [Generate(job_id, job.quote.model_id, job.quote.items, job.stream.allowed)]
         self._desk.work_begins(self.client, job_id, job.quote.model_id, job.quote.items)
         return [Execute(job_id, job.quote.model_id, job.quote.items)]
 
     def input_bad(self, job_id: JobId, error: RemoteProtocolError) -> list[ProviderEffect]:
         """The box or a chunk did not open: this job ends, the session and the job id live."""
         return self._fault(job_id, error) if job_id in self._jobs else []
-
-    def _fault(self, job_id: JobId, error: RemoteProtocolError, *, submitted: bool = False) -> list[ProviderEffect]:
-        """The client broke a rule of one job; where that job is none yet, a client that `submitted` it waits for a word."""
-        effects: list[ProviderEffect] = [Penalise(fault_of_code(error.code))]
-        job = self._jobs.get(job_id)
-        if job is not None or submitted:
-            effects.append(Send(Failure(job_id, FailureCode.ENVELOPE, error.message[: limits.DETAIL_CHARS_MAX])))
-        if job is not None:
-            job.machine.local(ProviderEvent.FAULT)
-            effects += self._close(job_id, error.message)
-        return effects
 
     def input_failed(self, job_id: JobId, error: ExecutionError) -> list[ProviderEffect]:
         """There is no room for the input after all."""
@@ -376,22 +325,11 @@ class ProviderSession:
             execute_us=execute_us,
         )
         # From here on only a broken stream ends the job early; a slow reader is the stream's concern.
-        job.deadline = job.progress_at = float("inf")
+        job.deadline = job.progress_at = inf
         return [Send(head), SendOutput(job_id, job.opened.response_sealer(header), header)]
 
     def execution_failed(self, job_id: JobId, error: ExecutionError) -> list[ProviderEffect]:
         return self._fail(job_id, ProviderEvent.EXECUTION_FAILED, error)
-
-    def _fail(self, job_id: JobId, event: ProviderEvent, error: ExecutionError) -> list[ProviderEffect]:
-        job = self._jobs.get(job_id)
-        if job is None:
-            return []
-        job.machine.local(event)
-        code = FailureCode[error.code] if error.code in FailureCode.__members__ else FailureCode.MODEL
-        detail = error.message[: limits.DETAIL_CHARS_MAX]
-        # The client may read the detail; our own list of jobs keeps the code alone, since a name in the detail may come
-        # out of the sealed input.
-        return [Send(Failure(job_id, code, detail)), *self._close(job_id, error.code)]
 
     def output_sent(self, job_id: JobId, output_hash: bytes, *, unix_ms: int) -> list[ProviderEffect]:
         """The final piece of output is given to the network: the price is earned."""
@@ -405,35 +343,6 @@ class ProviderSession:
         self._await_signature(receipt)
         return [Earn(job_id, receipt, body), Send(receipt), *self._close(job_id, None)]
 
-    def lost(self, error: str) -> list[ProviderEffect]:
-        """The stream ended: whatever is unfinished earns nothing. Of an answer on its way most may have arrived."""
-        effects: list[ProviderEffect] = []
-        for job_id, job in list(self._jobs.items()):
-            late = job.machine.state is ProviderState.RETURNING
-            job.machine.local(ProviderEvent.LOST)
-            effects += self._close(job_id, LEFT_LATE if late else error, late=late)
-        return effects
-
-    def shut_down(self) -> list[ProviderEffect]:
-        """This node stops: jobs that are not done yet are told so."""
-        effects: list[ProviderEffect] = []
-        for job_id, job in list(self._jobs.items()):
-            effects.append(Send(Failure(job_id, FailureCode.SHUTTING_DOWN, "this provider is shutting down")))
-            job.machine.local(ProviderEvent.LOST)
-            effects += self._close(job_id, "shut down")
-        return effects
-
-    def yield_jobs(self, detail: str) -> list[ProviderEffect]:
-        """The operator takes the machine back: accepted jobs whose work is not done end here. Those that are being returned
-        take nothing from him any more, and go on."""
-        effects: list[ProviderEffect] = []
-        for job_id, job in list(self._jobs.items()):
-            if job.machine.allows(ProviderEvent.YIELDED):
-                job.machine.local(ProviderEvent.YIELDED)
-                effects.append(Send(Failure(job_id, FailureCode.IDLE_POLICY, detail[: limits.DETAIL_CHARS_MAX])))
-                effects += self._close(job_id, detail)
-        return effects
-
     # --- time ---
 
     def handle_timer(self, now: float) -> list[ProviderEffect]:
@@ -446,28 +355,21 @@ class ProviderSession:
                     detail = f"the time for this job ran out while it was {state.value}"
                     effects.append(Send(Failure(job_id, FailureCode.DEADLINE, detail)))
                 effects += self._close(job_id, "deadline")
+            elif job.unpaid_at <= now:
+                # SPEC job/1 §3.16
+                late = job.is_late
+                job.machine.local(ProviderEvent.EXPIRED)
+                detail = f"no PAY came for {limits.STREAM_UNPAID_S:g} s"
+                effects.append(Send(Failure(job_id, FailureCode.PAYMENT, detail)))
+                effects += self._close(job_id, UNPAID_LATE if late else detail, late=late)
             elif job.progress_at <= now and state in PROGRESS_STATES:
                 # SPEC job/1 §3.13
                 job.progress_at = now + limits.PROGRESS_INTERVAL_S
-                effects.append(Send(Progress(job_id, *self._desk.progress(self.client, job_id, job.quote.model_id))))
+                at = self._desk.progress(self.client, job_id, job.quote.model_id)
+                if state is ProviderState.STREAMING:
+                    at = Phase.RUNNING, None
+                effects.append(Send(Progress(job_id, *at)))
         return effects
-
-    # --- endings ---
-
-    def _close(self, job_id: JobId, error: str | None, *, late: bool = False) -> list[ProviderEffect]:
-        job = self._jobs.pop(job_id)
-        self._desk.clients.closed(self.client)
-        self._desk.work_ended(self.client, job_id, job.quote.model_id)
-        if job.holds_slot:
-            self._desk.clients.ended(self.client, job_id)
-            self._desk.end(job.quote.model_id, job.quote.items, job.quote.input_bytes)
-        closed = Closed(job_id, job.quote.model_id, self.client, job.quote.tier, job.quote.items, error, late)
-        return [ReleasePayment(job_id), closed] if job.holds_slot and error is not None else [closed]
-
-    def _await_signature(self, receipt: Receipt) -> None:
-        self._unsigned[receipt.job_id] = receipt.body
-        if len(self._unsigned) > limits.RECEIPTS_UNSIGNED_MAX + limits.JOBS_PER_PEER_MAX:
-            self._unsigned.popitem(last=False)  # it stays on disk, and is sent again at the next session
 
 
 def _too_short(input_bytes: int) -> Refused | None:

@@ -15,6 +15,7 @@ class ClientState(Enum):
     SENDING = "sending"
     WAITING = "waiting"
     RECEIVING = "receiving"
+    STREAMING = "streaming"
     RECEIVED = "received"
     DONE = "done"
     FAILED = "failed"
@@ -25,6 +26,8 @@ class ClientEvent(Enum):
     REFUSAL = "REFUSAL"
     OUTPUT_HEAD = "OUTPUT_HEAD"
     OUTPUT = "OUTPUT"
+    STREAM_HEAD = "STREAM_HEAD"
+    FRAME = "FRAME"
     RECEIPT = "RECEIPT"
     FAILURE = "FAILURE"
     PROGRESS = "PROGRESS"
@@ -43,6 +46,8 @@ class ProviderState(Enum):
     RECEIVING = "receiving"
     EXECUTING = "executing"
     RETURNING = "returning"
+    STREAMING = "streaming"
+    ENDING = "waiting for the last acknowledgement"
     CLOSED = "closed"
 
 
@@ -51,6 +56,8 @@ class ProviderEvent(Enum):
     REFUSED = "refused"
     INPUT = "INPUT"
     CANCEL = "CANCEL"
+    PAY = "PAY"
+    STOP = "STOP"
     PAYMENT_TAKEN = "payment taken"
     PAYMENT_REFUSED = "payment refused"
     INPUT_COMPLETE = "input complete"
@@ -59,6 +66,9 @@ class ProviderEvent(Enum):
     EXECUTED = "executed"
     EXECUTION_FAILED = "execution failed"
     OUTPUT_SENT = "output sent"
+    STREAM_BEGUN = "stream begun"
+    FRAMES_SENT = "frames sent"
+    ALL_ACKNOWLEDGED = "all acknowledged"
     EXPIRED = "expired"
     YIELDED = "yielded"
     LOST = "connection lost"
@@ -83,12 +93,21 @@ CLIENT_TRANSITIONS: Mapping[tuple[ClientState, ClientEvent], ClientState] = {
     (_C.RECEIVING, _CE.OUTPUT): _C.RECEIVING,
     (_C.RECEIVING, _CE.OUTPUT_COMPLETE): _C.RECEIVED,
     (_C.RECEIVED, _CE.RECEIPT): _C.DONE,
+    # an answer in frames
+    (_C.WAITING, _CE.STREAM_HEAD): _C.STREAMING,
+    (_C.STREAMING, _CE.FRAME): _C.STREAMING,
+    (_C.STREAMING, _CE.PROGRESS): _C.STREAMING,
+    (_C.STREAMING, _CE.OUTPUT_COMPLETE): _C.RECEIVED,
     # what can end a job wherever it is
-    **{(state, _CE.FAILURE): _C.FAILED for state in (_C.ASKING, _C.QUOTED, _C.SENDING, _C.WAITING, _C.RECEIVING)},
+    **{
+        (state, _CE.FAILURE): _C.FAILED
+        for state in (_C.ASKING, _C.QUOTED, _C.SENDING, _C.WAITING, _C.RECEIVING, _C.STREAMING)
+    },
     **{
         (state, event): _C.FAILED
         for event in (_CE.CANCEL, _CE.LOST, _CE.DEADLINE)
-        for state in (_C.ASKING, _C.QUOTED, _C.SENDING, _C.WAITING, _C.RECEIVING, _C.RECEIVED)
+        for state in _C
+        if state not in (_C.DONE, _C.FAILED)
     },
 }
 
@@ -108,10 +127,24 @@ PROVIDER_TRANSITIONS: Mapping[tuple[ProviderState, ProviderEvent], ProviderState
     (_P.EXECUTING, _PE.EXECUTION_FAILED): _P.CLOSED,
     (_P.EXECUTING, _PE.EXPIRED): _P.CLOSED,
     (_P.RETURNING, _PE.OUTPUT_SENT): _P.CLOSED,
-    **{(state, _PE.FAULT): _P.CLOSED for state in (_P.QUOTED, _P.PAYING, _P.RECEIVING)},
+    # an answer in frames
+    (_P.EXECUTING, _PE.STREAM_BEGUN): _P.STREAMING,
+    (_P.STREAMING, _PE.PAY): _P.STREAMING,
+    (_P.STREAMING, _PE.STOP): _P.STREAMING,
+    (_P.STREAMING, _PE.FRAMES_SENT): _P.ENDING,
+    (_P.STREAMING, _PE.EXECUTION_FAILED): _P.CLOSED,
+    (_P.STREAMING, _PE.EXPIRED): _P.CLOSED,
+    (_P.STREAMING, _PE.PAYMENT_REFUSED): _P.CLOSED,
+    (_P.ENDING, _PE.PAY): _P.ENDING,
+    (_P.ENDING, _PE.STOP): _P.ENDING,
+    (_P.ENDING, _PE.PAYMENT_REFUSED): _P.ENDING,
+    (_P.ENDING, _PE.EXPIRED): _P.CLOSED,
+    (_P.ENDING, _PE.EXECUTION_FAILED): _P.CLOSED,
+    (_P.ENDING, _PE.ALL_ACKNOWLEDGED): _P.CLOSED,
+    **{(state, _PE.FAULT): _P.CLOSED for state in (_P.QUOTED, _P.PAYING, _P.RECEIVING, _P.STREAMING, _P.ENDING)},
     # also while the answer is on its way: nobody pays for an answer that he does not have
     **{(state, _PE.CANCEL): _P.CLOSED for state in _P if state is not _P.CLOSED},
-    **{(state, _PE.YIELDED): _P.CLOSED for state in (_P.PAYING, _P.RECEIVING, _P.EXECUTING)},
+    **{(state, _PE.YIELDED): _P.CLOSED for state in (_P.PAYING, _P.RECEIVING, _P.EXECUTING, _P.STREAMING)},
     **{(state, _PE.LOST): _P.CLOSED for state in _P if state is not _P.CLOSED},
 }
 

@@ -19,7 +19,7 @@ from cocoon_p2p.proto.firm_offers import FirmOffers, at_least
 from cocoon_p2p.sealing.seal_keys import SealKeyRing
 from cocoon_p2p.sealing.signing import IdentityKey
 from cocoon_p2p.units import format_nanogram
-from cocoon_p2p.wire.capacity import Offer
+from cocoon_p2p.wire.capacity import Offer, Unit
 from cocoon_p2p.wire.codec import UINT32_MAX
 from cocoon_p2p.wire.job import Ask, Phase, QuoteBody
 
@@ -35,6 +35,12 @@ class ServedModel:
     name: str
     pricing: PricingPolicy
     device: str
+    unit: Unit = Unit.ITEM
+    """TOKEN: it generates, and its answers come in frames."""
+    items_max: int | None = None
+    """Of one job; None for the desk's own bound. Of a model that generates: its context."""
+    open_only: bool = False
+    """Other machines than this one read its inputs: it is not served in a tier that promises more than "open" does."""
 
 
 @dataclass(slots=True)
@@ -61,8 +67,14 @@ class ProviderDesk:
     clients: ClientJobs = field(default_factory=ClientJobs)
     queued_items: dict[ModelId, int] = field(default_factory=dict)
     item_s: dict[ModelId, float] = field(default_factory=dict)
+    load_ms: Callable[[ModelId], int] = lambda _: 0
+    """How long it will take to load a model that is cold, as far as can be told; 0 for one that is loaded."""
+    too_large: Mapping[ModelId, Refused] = field(default_factory=dict)
+    """Models that the operator would serve, were there memory for them: what is said to those who ask for them."""
     running: int = 0
     bytes_in_flight: int = 0
+    missed: Callable[[ModelId, PeerId], None] = lambda model_id, client: None
+    """Called for each ask for a model that is not offered here."""
     load_changed: Callable[[], None] = lambda: None
     """Called after each change of `running`."""
     full_changed: Callable[[], None] = lambda: None
@@ -75,6 +87,10 @@ class ProviderDesk:
     def announced(self, offers: Sequence[Offer], expires_at_ms: int) -> None:
         """An announcement with these offers goes out: whoever submits is held to no higher price until it has expired."""
         self._firm.announced(offers, expires_at_ms)
+
+    def tiers_of(self, model: ServedModel) -> frozenset[Tier]:
+        """The tiers that a model is served in."""
+        return self.tiers & {Tier.OPEN} if model.open_only else self.tiers
 
     def price(self, model: ServedModel, items: int, input_bytes: int, tier: Tier = Tier.SEALED) -> Price:
         """What a job of this model costs now."""
@@ -92,6 +108,8 @@ class ProviderDesk:
     def decide(self, ask: Ask, *, client: PeerId, jobs_of_client: int, unix_ms: int) -> Price | Refused:
         """Quote or refuse. Whatever is decided, nothing is reserved yet."""
         model = self.models.get(ask.model_id)
+        if model is None:
+            self.missed(ask.model_id, client)
         price = self.price(model, ask.items, ask.input_bytes, ask.tier) if model else Price(0, 0, 0)
         job = JobFacts(
             tier=ask.tier,
@@ -100,8 +118,10 @@ class ProviderDesk:
             max_total=ask.max_total,
             price_total=price.max_total,
             settlement_network=ask.settlement_network,
+            instalment=ask.instalment,
         )
-        return self._admit(job, model, client, jobs_of_client, unix_ms) or price
+        refused = self._admit(job, model, client, jobs_of_client, unix_ms)
+        return price if refused is None else self._said_better(refused, ask.model_id)
 
     def decide_firm(self, terms: QuoteBody, *, client: PeerId, jobs_of_client: int, unix_ms: int) -> Refused | None:
         """Refuse a job on terms that the client wrote, or take it (None)."""
@@ -110,6 +130,8 @@ class ProviderDesk:
             detail = f"{terms.input_bytes} bytes of input; without a quote at most {limits.FIRM_INPUT_BYTES_MAX}"
             return Refused(RefusalReason.LIMITS, detail, limits.FIRM_INPUT_BYTES_MAX)
         model = self.models.get(terms.model_id)
+        if model is None:
+            self.missed(terms.model_id, client)
         job = JobFacts(
             tier=terms.tier,
             items=terms.items,
@@ -117,10 +139,11 @@ class ProviderDesk:
             max_total=0,
             price_total=terms.max_total,
             settlement_network=terms.settlement_network,
+            instalment=terms.instalment,
         )
         refused = self._admit(job, model, client, jobs_of_client, unix_ms)
         if model is None or (refused is not None and refused.reason not in _NOT_NOW):
-            return refused
+            return None if refused is None else self._said_better(refused, terms.model_id)
         now = self.price(model, terms.items, terms.input_bytes, terms.tier)
         if at_least(terms, now) or self._firm.covers(terms, unix_ms):
             return refused
@@ -132,7 +155,7 @@ class ProviderDesk:
     ) -> Refused | None:
         decision = admit(
             job,
-            ModelFacts(model.name, self.tiers, self.items_max, self.input_bytes_max) if model else None,
+            self._facts_of(model) if model else None,
             ProviderFacts(
                 shutting_down=not self.open_to_jobs,
                 rests=self.rests,
@@ -152,10 +175,20 @@ class ProviderDesk:
         )
         return decision if isinstance(decision, Refused) else None
 
+    def _said_better(self, refused: Refused, model_id: ModelId) -> Refused:
+        """Why a model is not on offer, where that is known."""
+        return self.too_large.get(model_id, refused) if refused.reason is RefusalReason.NO_MODEL else refused
+
+    def _facts_of(self, model: ServedModel) -> ModelFacts:
+        streams = model.unit is Unit.TOKEN
+        most = limits.GENERATION_TOKENS_MAX if streams else limits.ITEMS_PER_JOB_MAX
+        items_max = min(self.items_max if model.items_max is None else model.items_max, most)
+        return ModelFacts(model.name, self.tiers_of(model), items_max, self.input_bytes_max, streams)
+
     def queue_ms(self, model_id: ModelId) -> int:
-        """Estimated wait before a job of this model would run."""
+        """Estimated wait before a job of this model would run; with loading, when it is cold."""
         wait_ms = int(1000 * self.queued_items.get(model_id, 0) * self.item_s.get(model_id, 0.0))
-        return min(wait_ms, UINT32_MAX)
+        return min(wait_ms + self.load_ms(model_id), UINT32_MAX)
 
     def begin(self, model_id: ModelId, items: int, input_bytes: int) -> None:
         """An accepted job holds a slot and memory until `end`."""
@@ -186,12 +219,12 @@ class ProviderDesk:
         """Where a job stands, as far as can be told from outside the engine, and how many ms it has left; None when that is
         not known, since the model has done nothing yet or the job's input is not here."""
         # SPEC job/1 §3.13
-        ahead = 0
+        ahead, load_ms = 0, self.load_ms(model_id)
         for key, items in self._working.get(model_id, {}).items():
             if key == client.encode() + job_id:
                 item_s = self.item_s.get(model_id)
-                left_ms = None if item_s is None else min(int(1000 * (ahead + items) * item_s), UINT32_MAX)
-                return Phase.QUEUED if ahead else Phase.RUNNING, left_ms
+                left_ms = None if item_s is None else min(load_ms + int(1000 * (ahead + items) * item_s), UINT32_MAX)
+                return Phase.QUEUED if ahead or load_ms else Phase.RUNNING, left_ms
             ahead += items
         return Phase.QUEUED, None
 

@@ -9,12 +9,16 @@ from cocoon_p2p import limits
 from cocoon_p2p.errors import RemoteProtocolError
 from cocoon_p2p.ids import Tier
 from cocoon_p2p.proto.job_states import Machine, ProviderEvent, ProviderState
+from cocoon_p2p.proto.stream_provider import ProviderStream
 from cocoon_p2p.sealing.envelope import OpenedRequest, plain_opened
 from cocoon_p2p.sealing.seal_keys import SealKeyRing
-from cocoon_p2p.wire.job import Accept, QuoteBody, ReceiptBody, Submit, quoted_total
+from cocoon_p2p.wire.job import Accept, QuoteBody, Receipt, ReceiptBody, Submit, quoted_total
 from cocoon_p2p.wire.seal import NO_COMMITMENT, SUITE_PLAIN, SUITE_XWING, EnvelopeHeader, decode_envelope_header
 
-PROGRESS_STATES = frozenset({ProviderState.PAYING, ProviderState.RECEIVING, ProviderState.EXECUTING})
+PROGRESS_STATES = frozenset(
+    {ProviderState.PAYING, ProviderState.RECEIVING, ProviderState.EXECUTING, ProviderState.STREAMING}
+)
+STREAM_STATES = frozenset({ProviderState.STREAMING, ProviderState.ENDING})
 
 
 @dataclass(slots=True)
@@ -36,21 +40,47 @@ class ProviderJob:
     header: EnvelopeHeader | None = None
     opened: OpenedRequest | None = None
     input_hash: bytes = b""
+    stream: ProviderStream | None = None
+    """Of an answer in frames."""
     price: int = 0
     items: int = 0
     queue_us: int = 0
     execute_us: int = 0
     holds_slot: bool = False
 
+    @property
+    def queued_items(self) -> int:
+        """How much it makes those behind it wait: answers in frames are made beside each other."""
+        return 0 if self.quote.instalment else self.quote.items
+
+    @property
+    def unpaid_at(self) -> float:
+        """When a client that owes us a word about an answer in frames has been waited for long enough."""
+        unpaid = None if self.stream is None else self.stream.next_deadline()
+        return inf if unpaid is None else unpaid
+
+    @property
+    def receipt(self) -> tuple[Receipt, ReceiptBody] | None:
+        """Over what the client acknowledged last of an answer in frames."""
+        return None if self.stream is None else self.stream.receipt
+
+    @property
+    def is_late(self) -> bool:
+        """Whether a client that leaves now lets work be done for nothing."""
+        # SPEC job/1 §3.9
+        if self.stream is not None:
+            return self.stream.taken_for_nothing
+        return self.machine.state is ProviderState.RETURNING
+
     def next_deadline(self) -> float:
-        return min(self.deadline, self.progress_at)
+        return min(self.deadline, self.progress_at, self.unpaid_at)
 
     def worked(self, *, items: int, queue_us: int, execute_us: int) -> None:
         """The work is done, and what it costs is known."""
         self.items, self.queue_us, self.execute_us = max(1, items), queue_us, execute_us
         self.price = quoted_total(self.quote.price_base, self.quote.price_per_item, self.items)
 
-    def receipt_body(self, output_hash: bytes, finished_at_ms: int) -> ReceiptBody:
+    def receipt_body(self, output_hash: bytes, finished_at_ms: int, *, frames: int = 0) -> ReceiptBody:
         # SPEC job/1 §3.7
         return ReceiptBody(
             provider=self.quote.provider,
@@ -66,7 +96,15 @@ class ProviderJob:
             queue_us=self.queue_us,
             execute_us=self.execute_us,
             finished_at_ms=finished_at_ms,
+            frames=frames,
         )
+
+    def acknowledged_body(self, finished_at_ms: int) -> ReceiptBody:
+        """Of an answer in frames, as far as the client has acknowledged it."""
+        assert self.stream is not None
+        acked = self.stream.acked
+        self.worked(items=acked.items, queue_us=self.stream.queue_us, execute_us=self.stream.execute_us)
+        return self.receipt_body(acked.output_hash, finished_at_ms, frames=acked.frames)
 
 
 def check_header(raw: bytes, quote: QuoteBody, unix_ms: int) -> EnvelopeHeader:

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from cocoon_p2p.errors import LocalProtocolError, RemoteProtocolError
 from cocoon_p2p.limits import BOX_BYTES_MAX, CHUNK_BYTES, CHUNK_OVERHEAD_BYTES, CHUNKS_PER_FRAME_MAX
+from cocoon_p2p.sealing.frames import FrameOpener, FrameSealer, nonce_at
 
 Bytes = bytes | bytearray | memoryview
 
@@ -96,7 +97,7 @@ class ChunkSealer:
         view, written = memoryview(plaintext), 0
         for start in range(0, max(size, 1), CHUNK_BYTES):
             chunk = view[start : start + CHUNK_BYTES]
-            nonce = _nonce(self._index, final and start + CHUNK_BYTES >= size)
+            nonce = nonce_at(self._index, final and start + CHUNK_BYTES >= size)
             end = written + len(chunk) + CHUNK_OVERHEAD_BYTES
             self._cipher.encrypt_into(nonce, chunk, None, out[written:end])
             self._index += 1
@@ -149,7 +150,7 @@ class ChunkOpener:
         size, written = len(sealed), 0
         for start in range(0, size, CHUNK_BYTES + CHUNK_OVERHEAD_BYTES):
             chunk = sealed[start : start + CHUNK_BYTES + CHUNK_OVERHEAD_BYTES]
-            nonce = _nonce(self._index, final and start + len(chunk) == size)
+            nonce = nonce_at(self._index, final and start + len(chunk) == size)
             end = written + len(chunk) - CHUNK_OVERHEAD_BYTES
             try:
                 cipher.decrypt_into(nonce, chunk, None, out[written:end])
@@ -211,6 +212,11 @@ class SealedRequest:
         secret = None if self.secrets is None else self.secrets.response
         return ChunkOpener(_response_cipher(secret, self._header_hash, response_header))
 
+    def frame_opener(self, response_header: Bytes) -> FrameOpener:
+        """Likewise, for an answer in frames."""
+        secret = None if self.secrets is None else self.secrets.response
+        return FrameOpener(_response_cipher(secret, self._header_hash, response_header))
+
 
 class OpenedRequest:
     """The provider's side of one envelope."""
@@ -237,12 +243,19 @@ class OpenedRequest:
     def response_sealer(self, response_header: Bytes) -> ChunkSealer:
         """For the output's payload. The header has a random nonce: one used before would use up AES-GCM's nonces twice,
         and raises LocalProtocolError."""
+        return ChunkSealer(self._response_cipher(response_header))
+
+    def frame_sealer(self, response_header: Bytes) -> FrameSealer:
+        """Likewise, for an answer in frames."""
+        return FrameSealer(self._response_cipher(response_header))
+
+    def _response_cipher(self, response_header: Bytes) -> AESGCM | None:
         # SPEC seal/1 §5.2
         header = bytes(response_header)
         if header in self._sealed:
             raise LocalProtocolError("a second response under one response header")
         self._sealed.add(header)
-        return ChunkSealer(_response_cipher(self._response_secret, self._header_hash, header))
+        return _response_cipher(self._response_secret, self._header_hash, header)
 
 
 class SealKey:
@@ -330,7 +343,3 @@ def _response_cipher(secret: bytes | None, header_hash: bytes, response_header: 
         return None
     salt = header_hash + hashlib.sha256(response_header).digest()
     return AESGCM(HKDF(hashes.SHA256(), 32, salt, _RESPONSE_LABEL).derive(secret))
-
-
-def _nonce(index: int, final: bool) -> bytes:
-    return index.to_bytes(11) + (b"\x01" if final else b"\x00")

@@ -44,6 +44,10 @@ class LocalSettlement:
         """See the port. b"" for a job that costs nothing."""
         return self._payer.reserve(payee, job_id, max_total)
 
+    async def reserve_more(self, payee: PeerId, job_id: JobId, total: int) -> bytes:
+        """See the port."""
+        return self._payer.reserve_more(payee, job_id, total)
+
     async def paid(self, job_id: JobId, price: int, *, payee: PeerId | None = None) -> None:
         """See the port. Also raises codes JOB_UNKNOWN, JOB_ENDED (paid otherwise, or released before) and PRICE."""
         self._payer.paid(job_id, price, payee)
@@ -57,6 +61,10 @@ class LocalSettlement:
         VOUCHER_STALE, VOUCHER_FOREIGN, DEPOSIT, REPLAY. SettlementError, all retryable: CREDIT, CHANNEL_UNKNOWN
         (the next payment brings the opening by itself), CHANNEL_CLOSED, CHANNELS."""
         self._payee.accept_payment(payer, job_id, payment, max_total)
+
+    async def accept_more(self, payer: PeerId, job_id: JobId, payment: bytes, total: int) -> None:
+        """See the port."""
+        self._payee.accept_more(payer, job_id, payment, total)
 
     async def kept(self) -> None:
         await self._flusher.flush()

@@ -26,7 +26,6 @@ class Payee:
         self._close_channel = close_channel
 
     def accept_payment(self, payer: PeerId, job_id: JobId, payment: bytes, max_total: int) -> None:
-        missing = 0
         with self._ledger.transaction():
             # Ids are drawn by clients: another's job of this id is another job.
             known = self._ledger.reservation("payee", job_id, payer)
@@ -39,20 +38,51 @@ class Payee:
                 self._ledger.save_reservation(Reservation("payee", job_id, payer, NO_CHANNEL, 0))
                 return
             received = decode_payment(payment)
-            channel = self._with_voucher(self._channel(payer, received), received.voucher, max_total)
-            missing = max_total - channel.credit
-            if missing <= 0:
-                channel = replace(channel, reserved=channel.reserved + max_total)
-                self._ledger.save_reservation(Reservation("payee", job_id, payer, channel.channel, max_total))
-            self._ledger.save_channel(channel)  # the voucher is worth keeping even when it is too small
-        if missing > 0:
-            needed = channel.cumulative + missing
-            raise SettlementError(
-                f"the vouchers of this channel reach {channel.cumulative} nanogram; the job needs {needed}",
-                code="CREDIT",
-                retryable=True,
-                needed=needed,
-            )
+            channel = self._channel(payer, received)
+            reservation = Reservation("payee", job_id, payer, channel.channel, max_total)
+            missing = self._take(channel, received, reservation, max_total)
+        if missing:
+            raise missing
+
+    def accept_more(self, payer: PeerId, job_id: JobId, payment: bytes, total: int) -> None:
+        with self._ledger.transaction():
+            known = self._ledger.reservation("payee", job_id, payer)
+            if known is None:
+                raise SettlementError("no payment was accepted for this job", code="JOB_UNKNOWN")
+            if known.state != "reserved":
+                raise SettlementError(f"this job's reservation was {known.state} before", code="JOB_ENDED")
+            if total < known.amount:
+                raise SettlementError(f"{total} nanogram, where {known.amount} are reserved", code="AMOUNT")
+            if total == known.amount:
+                return
+            received = decode_payment(payment)
+            if known.channel not in (NO_CHANNEL, received.channel):
+                raise RemoteProtocolError("the payment is of another channel than the job's", code="VOUCHER_FOREIGN")
+            channel = self._channel(payer, received)
+            reservation = replace(known, channel=channel.channel, amount=total)
+            missing = self._take(channel, received, reservation, total - known.amount)
+        if missing:
+            raise missing
+
+    def _take(
+        self, channel: Channel, received: Payment, reservation: Reservation, amount: int
+    ) -> SettlementError | None:
+        """Reserve `amount` more of the channel's credit; what to raise, once that is written, where it does not reach."""
+        channel = self._with_voucher(channel, received.voucher, amount)
+        missing = amount - channel.credit
+        if missing <= 0:
+            channel = replace(channel, reserved=channel.reserved + amount)
+            self._ledger.save_reservation(reservation)
+        self._ledger.save_channel(channel)  # the voucher is worth keeping even when it is too small
+        if missing <= 0:
+            return None
+        needed = channel.cumulative + missing
+        return SettlementError(
+            f"the vouchers of this channel reach {channel.cumulative} nanogram; the job needs {needed}",
+            code="CREDIT",
+            retryable=True,
+            needed=needed,
+        )
 
     def earned(self, job_id: JobId, price: int, payer: PeerId | None = None) -> None:
         with self._ledger.transaction():

@@ -60,15 +60,51 @@ class Payer:
             if max_total == 0:
                 self._ledger.save_reservation(Reservation("payer", job_id, payee, NO_CHANNEL, 0))
                 return b""
-            channel = self._funded_channel(payee, max_total)
-            committed = channel.settled + channel.reserved + max_total
-            if committed > channel.cumulative:
-                voucher = self._signer.sign(channel.channel, committed)
-                channel = replace(channel, cumulative=committed, signature=voucher.signature)
-            channel = replace(channel, reserved=channel.reserved + max_total)
-            self._ledger.save_channel(channel)
+            channel = self._with_reserved(self._funded_channel(payee, max_total), max_total)
             self._ledger.save_reservation(Reservation("payer", job_id, payee, channel.channel, max_total))
         return self._payment(channel, job_id)
+
+    def reserve_more(self, payee: PeerId, job_id: JobId, total: int) -> bytes:
+        with self._ledger.transaction():
+            known = self._ledger.reservation("payer", job_id, payee)
+            if known is None:
+                raise SettlementError("nothing was set aside for this job", code="JOB_UNKNOWN")
+            if known.state != "reserved":
+                raise SettlementError(f"this job's reservation was {known.state} before", code="JOB_ENDED")
+            if not known.amount <= total <= AMOUNT_NANOGRAM_MAX:
+                raise SettlementError(f"{total} nanogram, where {known.amount} were set aside", code="AMOUNT")
+            if total == known.amount:
+                return self._repeated(known, total)
+            more = total - known.amount
+            channel = self._ledger.channel("payer", known.channel)
+            if channel is None:  # it cost nothing until now
+                channel = self._funded_channel(payee, more)
+            else:
+                channel = self._reaching(channel, channel.settled + channel.reserved + more)
+            channel = self._with_reserved(channel, more)
+            self._ledger.save_reservation(replace(known, channel=channel.channel, amount=total))
+        return self._payment(channel, job_id)
+
+    def _with_reserved(self, channel: Channel, amount: int) -> Channel:
+        """The channel, which has the deposit for it, with `amount` more set aside and a voucher over it. Saved."""
+        committed = channel.settled + channel.reserved + amount
+        if committed > channel.cumulative:
+            voucher = self._signer.sign(channel.channel, committed)
+            channel = replace(channel, cumulative=committed, signature=voucher.signature)
+        channel = replace(channel, reserved=channel.reserved + amount)
+        self._ledger.save_channel(channel)
+        return channel
+
+    def _reaching(self, channel: Channel, needed: int) -> Channel:
+        """The channel of a job in progress, its deposit at least `needed`: the job stays on it, even where no new one would."""
+        if channel.payer_key != self._signer.public_key or needed > DEPOSIT_NANOGRAM_MAX:
+            raise SettlementError(
+                f"this job's channel cannot hold more than {_money(DEPOSIT_NANOGRAM_MAX)}",
+                code="BALANCE",
+                needed=needed,
+                hint="begin anew: the next job opens another channel",
+            )
+        return self._topped_up(channel, needed) if needed > channel.state.deposit else channel
 
     def paid(self, job_id: JobId, price: int, payee: PeerId | None) -> None:
         with self._ledger.transaction():

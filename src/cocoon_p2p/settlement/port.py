@@ -70,6 +70,11 @@ class Settlement(Protocol):
         """Set `max_total` aside for a job, opening or topping up the channel when needed, and return the payment (the
         bytes of voucher/1 §4) that entitles the payee to it. Code BALANCE when the wallet has too little."""
 
+    async def reserve_more(self, payee: PeerId, job_id: JobId, total: int) -> bytes:
+        """Raise what is set aside for a job in progress to `total`, on the channel that it is paid over, and return the
+        payment that entitles the payee to that. The same total again gives a payment as good. Code BALANCE when the wallet,
+        or what one channel may hold, does not reach; JOB_UNKNOWN, JOB_ENDED, and AMOUNT for less than was set aside."""
+
     async def paid(self, job_id: JobId, price: int, *, payee: PeerId | None = None) -> None:
         """The job's receipt is verified: `price` (at most its reservation) was spent. Idempotent. `payee` is needed where
         one job was given to several; without it the last one that was reserved for is meant."""
@@ -85,6 +90,12 @@ class Settlement(Protocol):
         """Verify and keep a payment, and reserve `max_total` of the payer's credit; for a job that failed before, anew. Raises RemoteProtocolError for what
         an honest payer never sends (bad signature, stale or foreign voucher), SettlementError(code="CREDIT", with the
         cumulative amount needed in `needed`) when the credit does not cover the job."""
+
+    async def accept_more(self, payer: PeerId, job_id: JobId, payment: bytes, total: int) -> None:
+        """A further payment of a job in progress: verify and keep it, and raise the reservation to `total`. Repeated, it
+        changes nothing. Raises as `accept_payment`, RemoteProtocolError (VOUCHER_FOREIGN) also for another channel than the
+        job's, and SettlementError JOB_UNKNOWN, JOB_ENDED, and AMOUNT for less than is reserved. What was reserved before
+        stays so."""
 
     async def kept(self) -> None:
         """Wait until the payments accepted so far would survive a power cut. The job goes on meanwhile; its result does

@@ -19,6 +19,7 @@ from cocoon_p2p.store.model_names import ModelNames
 from cocoon_p2p.store.peers import PeerRecord, Peers
 from cocoon_p2p.store.receipts import ReceiptRecord, ReceiptRole, Receipts
 from cocoon_p2p.store.schema import STORE_SCHEMA
+from cocoon_p2p.store.stream_marks import StreamMarks
 from cocoon_p2p.store.values import Values
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "ReceiptRole",
     "Receipts",
     "Store",
+    "StreamMarks",
     "Values",
     "open_store",
 ]
@@ -57,6 +59,7 @@ class Store:
         self.considerations = Considerations(database)
         self.values = Values(database)
         self.model_names = ModelNames(database)
+        self.stream_marks = StreamMarks(database)
 
     def transaction(self) -> Transaction:
         """`with store.transaction():` several writes reach the disk together, for the price of one. No `await` within."""

@@ -118,6 +118,13 @@ class Jobs:
         )
         return [_record_of(row) for row in reversed(rows)]
 
+    def served(self) -> dict[ModelId, int]:
+        """As a provider: of the jobs that are remembered, how many were done on each model."""
+        rows = self._database.all(
+            "SELECT model_id, count(*) FROM jobs WHERE role='provider' AND state='done' GROUP BY model_id"
+        )
+        return {ModelId(cast(str, row[0])): cast(int, row[1]) for row in rows}
+
     def prune(self) -> int:
         """Forget the oldest finished jobs beyond the bound; how many. `insert` does it now and then by itself."""
         return self._database.execute(

@@ -63,6 +63,12 @@ class Receipts:
                 self.acknowledge(record.job_id, record.client_signature, role=record.role, peer=record.peer_id)
             return True
 
+    def replace(self, record: ReceiptRecord) -> None:
+        """As a provider: this receipt in place of an earlier one of the same job and client, for which more is owed now."""
+        with self._database.transaction():
+            self.take_back(record.job_id, record.peer_id)
+            self.put(record)
+
     def acknowledge(
         self, job_id: JobId, client_signature: bytes, *, role: ReceiptRole = "provider", peer: PeerId | None = None
     ) -> bool:

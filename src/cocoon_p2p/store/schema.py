@@ -129,5 +129,15 @@ STORE_SCHEMA = Schema(
                 model_id TEXT NOT NULL
             ) STRICT""",
         ),
+        # what was acknowledged of answers that come piece by piece
+        (
+            """CREATE TABLE stream_marks (
+                number INTEGER PRIMARY KEY,
+                job_id BLOB NOT NULL,
+                peer_id TEXT NOT NULL,
+                owed BLOB NOT NULL,
+                UNIQUE (job_id, peer_id)
+            ) STRICT""",
+        ),
     ),
 )

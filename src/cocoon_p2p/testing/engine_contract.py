@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 
 from cocoon_p2p.errors import ExecutionError
 from cocoon_p2p.execution.arrays import to_arrays, to_payload
+from cocoon_p2p.execution.pool_settings import PoolSettings
 from cocoon_p2p.execution.port import Engine, ExecutionResult, InputBuffer
+from cocoon_p2p.generation import GenerationRequest, parse_piece
 from cocoon_p2p.limits import RATE_WINDOW_S
 from cocoon_p2p.models.inspection import inspect_onnx
 from cocoon_p2p.models.registry import InstalledModel, ModelRegistry
 from cocoon_p2p.tensors import Payload, Tensor, decode_payload, payload_bytes, string_tensor, write_payload
 from cocoon_p2p.testing import models
+from cocoon_p2p.testing.tiny_genai import make_tiny_genai
 
 ENDLESS = 10**12
 """Turns of `models.slow_model`."""
@@ -78,7 +81,7 @@ class EngineContract:
 
     def open_engine(self, **settings: Any) -> AbstractAsyncContextManager[Engine]:
         """An engine of the kind under test; `settings` are queue_max, output_bytes_max, bytes_in_flight_max,
-        batch_items_max."""
+        batch_items_max, job_seconds, pool (a `PoolSettings`)."""
         raise AssertionError("a subclass says how")
 
     def install(self, home: Path, path: Path) -> InstalledModel:
@@ -219,6 +222,92 @@ class EngineContract:
             error = await refusal_of(lambda: engine.load(model.model_id, model.folder))
             assert "was altered" in error.message
             assert engine.models() == ()
+
+    async def test_loading_on_demand(self, tmp_path: Path) -> None:
+        model = self.install(tmp_path, models.matmul_model(tmp_path))
+        job = {"x": np.zeros((1, 4), np.float32)}
+        async with self.open_engine() as engine:
+            cold = await engine.load(model.model_id, model.folder, keep=False)
+            assert (cold.warm, cold.loaded, cold.pid, cold.replicas) == (False, False, None, 0)
+            assert cold.load_s is not None
+            assert cold.memory_bytes
+            async with trio.open_nursery() as nursery:
+                for _ in range(3):
+                    nursery.start_soon(run_job, engine, model, job)
+            (status,) = engine.models()
+            assert (status.warm, status.loaded, status.jobs_done, status.load_s) == (True, True, 3, None)
+            assert (await engine.load(model.model_id, model.folder)).pid == status.pid
+
+    async def test_a_cold_model_that_does_not_load_fails_its_jobs(self, tmp_path: Path) -> None:
+        model = self.install(tmp_path, models.matmul_model(tmp_path))
+        (model.folder / "model.onnx").write_bytes(b"something else")
+        async with self.open_engine() as engine:
+            await engine.load(model.model_id, model.folder, keep=False)
+            error = await refusal_of(lambda: run_job(engine, model, {"x": np.zeros((1, 4), np.float32)}))
+            assert "was altered" in error.message
+            (status,) = engine.models()
+            assert "was altered" in status.problem
+            assert not status.warm
+
+    async def test_a_model_larger_than_the_memory_for_models(self, tmp_path: Path) -> None:
+        model = self.install(tmp_path, models.matmul_model(tmp_path))
+        async with self.open_engine(pool=PoolSettings(budget_bytes=1)) as engine:
+            for keep in (None, True, False):
+                error = await refusal_of(lambda k=keep: engine.load(model.model_id, model.folder, keep=k))  # type: ignore[misc]
+                assert error.code == "LIMITS"
+                assert "MiB of memory" in error.message
+            assert engine.models() == ()
+
+    async def test_unloading_when_idle(self, tmp_path: Path) -> None:
+        model = self.install(tmp_path, models.matmul_model(tmp_path))
+        kept = self.install(tmp_path, models.centring_model(tmp_path))
+        job = {"x": np.zeros((1, 4), np.float32)}
+        async with self.open_engine(pool=PoolSettings(unload_idle_s=0.05, tend_s=0.01)) as engine:
+            await engine.load(kept.model_id, kept.folder, keep=True)
+            first = await engine.load(model.model_id, model.folder)
+            with trio.fail_after(_PATIENCE_S):
+                while sum(status.warm for status in engine.models()) > 1:  # noqa: ASYNC110 - the port has no event for it
+                    await trio.sleep(0.001)
+            warm = {status.model_id: status.warm for status in engine.models()}
+            assert warm == {kept.model_id: True, model.model_id: False}
+            assert (await run_job(engine, model, job))["y"].shape == (1, 3)
+            assert first.pid not in [status.pid for status in engine.models()]
+
+    async def test_a_job_that_takes_too_long(self, tmp_path: Path) -> None:
+        model = self.install(tmp_path, models.slow_model(tmp_path))
+        async with self.open_engine(job_seconds=0.3) as engine:
+            pid = (await engine.load(model.model_id, model.folder)).pid
+            error = await refusal_of(lambda: run_job(engine, model, {"turns": np.int64(ENDLESS)}))
+            assert (error.code, error.retryable) == ("DEADLINE", True)
+            assert "0.3 s" in error.message
+            assert (await run_job(engine, model, {"turns": np.int64(3)}))["count"] == 3
+            assert engine.models()[0].pid == pid, "the run ended without ending the worker"
+
+    async def test_generating(self, tmp_path: Path) -> None:
+        writer = self.install(tmp_path, make_tiny_genai(tmp_path / "tiny"))
+        tensors = self.install(tmp_path, models.matmul_model(tmp_path))
+        asked = GenerationRequest(prompt="once", max_tokens=20).payload()
+        async with self.open_engine() as engine:
+            await engine.load(writer.model_id, writer.folder, keep=False)
+            await engine.load(tensors.model_id, tensors.folder)
+            texts_written = []
+            for _ in range(2):
+                buffer = buffer_of(engine, asked)
+                pieces, produced = [], None
+                async with await engine.generate(writer.model_id, buffer, items_max=999, items_allowed=999) as stream:
+                    while produced is None or not produced.final:
+                        produced = await stream.receive()
+                        pieces.append(parse_piece(produced.data))
+                    assert produced.items == stream.prompt_items + 20
+                texts_written.append("".join(piece.text for piece in pieces))
+                assert pieces[-1].finish == "length"
+            assert texts_written[0] == texts_written[1] != ""
+            error = await refusal_of(
+                lambda: engine.generate(tensors.model_id, buffer_of(engine, asked), items_max=9, items_allowed=9)
+            )
+            assert error.code == "MODEL"
+            error = await refusal_of(lambda: run_job(engine, writer, {"x": np.zeros(1)}))
+            assert error.code == "INPUT"
 
     async def test_unloading_ends_its_jobs(self, tmp_path: Path) -> None:
         model = self.install(tmp_path, models.slow_model(tmp_path))

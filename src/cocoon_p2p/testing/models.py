@@ -158,6 +158,19 @@ def kernel_model(folder: Path) -> Path:
     )
 
 
+def hungry_model(folder: Path) -> Path:
+    """sum of `elements` int64[1] float32 ones, which all stand in memory at once: a small input that takes what it says."""
+    return _write(
+        folder / "hungry.onnx",
+        [
+            helper.make_node("ConstantOfShape", ["elements"], ["ones"], value=numpy_helper.from_array(np.ones(1, np.float32))),
+            helper.make_node("ReduceSum", ["ones"], ["sum"], keepdims=0),
+        ],
+        [("elements", TensorProto.INT64, [1])],
+        [("sum", TensorProto.FLOAT, [])],
+    )
+
+
 def external_data_model(folder: Path, location: str, *, elements: int = 4) -> Path:
     """y = x + w, float32[elements], whose w is to be read from the file `location`; that file is not written."""
     weights = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[elements], data_location=TensorProto.EXTERNAL)
@@ -218,6 +231,33 @@ def probe_model() -> bytes:
         [("y", TensorProto.FLOAT, [4, 4])],
         name="probe",
         opset=13,
+        ir_version=8,
+    )
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def mover_model() -> bytes:
+    """y = x[order] with its third dimension cut to `ends`, zero where `keep` is false, zeros added behind by `pads`."""
+    constants = {"starts": np.array([0], np.int64), "axes": np.array([2], np.int64), "zero": np.array(0, np.float32)}
+    model = _model(
+        [
+            helper.make_node("Gather", ["x", "order"], ["rows"], axis=0),
+            helper.make_node("Slice", ["rows", "starts", "ends", "axes"], ["cut"]),
+            helper.make_node("Where", ["keep", "cut", "zero"], ["kept"]),
+            helper.make_node("Pad", ["kept", "pads"], ["y"]),
+        ],
+        [
+            ("x", TensorProto.FLOAT, ["r", "h", "w", "d"]),
+            ("order", TensorProto.INT64, ["n"]),
+            ("keep", TensorProto.BOOL, ["n", 1, "m", 1]),
+            ("ends", TensorProto.INT64, [1]),
+            ("pads", TensorProto.INT64, [8]),
+        ],
+        [("y", TensorProto.FLOAT, ["n", "h", "v", "d"])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+        name="mover",
+        opset=18,
         ir_version=8,
     )
     data: bytes = model.SerializeToString(deterministic=True)

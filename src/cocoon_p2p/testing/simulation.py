@@ -27,8 +27,9 @@ from cocoon_p2p.assembly import VALIDATORS, Backends
 from cocoon_p2p.config import NodeConfig
 from cocoon_p2p.errors import ExecutionError
 from cocoon_p2p.execution.port import Device, Engine, ModelStatus
+from cocoon_p2p.generation import request_of
 from cocoon_p2p.home import Home
-from cocoon_p2p.ids import ModelId
+from cocoon_p2p.ids import ModelId, PeerId
 from cocoon_p2p.machine.port import Machine
 from cocoon_p2p.models.check import check_inputs
 from cocoon_p2p.models.layout import read_manifest
@@ -38,6 +39,7 @@ from cocoon_p2p.net.port import Network
 from cocoon_p2p.node import Node
 from cocoon_p2p.sealing.signing import IdentityKey
 from cocoon_p2p.tensors import Payload, decode_payload, payload_bytes, write_payload
+from cocoon_p2p.testing.simulated_writing import SimulatedStream, Writing
 
 EPOCH = 1_800_000_000.0
 """Unix time at which simulations begin."""
@@ -102,9 +104,13 @@ class ScriptedEngine:
     manifests: dict[ModelId, Manifest] = field(default_factory=dict)
     jobs_done: int = 0
     buffers: list[PlainBuffer] = field(default_factory=list)
+    writing: Writing = field(default_factory=Writing)
+    """How its generating models write."""
+    streams: list[SimulatedStream] = field(default_factory=list)
+    """Every answer that it ever began."""
     _turn: trio.Lock = field(default_factory=trio.Lock)
 
-    async def load(self, model_id: ModelId, folder: Path) -> ModelStatus:
+    async def load(self, model_id: ModelId, folder: Path, *, keep: bool | None = None) -> ModelStatus:
         self.manifests[model_id] = read_manifest(folder, model_id)
         return self.models()[-1]
 
@@ -114,16 +120,21 @@ class ScriptedEngine:
     def models(self) -> tuple[ModelStatus, ...]:
         device = Device("simulated", "a Python function in virtual time")
         return tuple(
-            ModelStatus(model_id, device, True, 0, int(self._turn.locked()), self.jobs_done, self.execute_s, None)
+            ModelStatus(model_id, device, True, 0, self._running(), self.jobs_done, self.execute_s, None)
             for model_id in self.manifests
         )
+
+    def _running(self) -> int:
+        return int(self._turn.locked()) + sum(not each.ended.is_set() for each in self.streams)
 
     def input_buffer(self, payload_bytes: int) -> PlainBuffer:
         buffer = PlainBuffer(payload_bytes)
         self.buffers.append(buffer)
         return buffer
 
-    async def run(self, model_id: ModelId, payload: PlainBuffer, *, items_max: int) -> PlainResult:
+    async def run(
+        self, model_id: ModelId, payload: PlainBuffer, *, items_max: int, client: PeerId | None = None
+    ) -> PlainResult:
         asked = trio.current_time()
         async with self._turn:
             started = trio.current_time()
@@ -141,6 +152,24 @@ class ScriptedEngine:
         encoded = bytearray(payload_bytes(answer))
         write_payload(answer, memoryview(encoded))
         return PlainResult(memoryview(encoded), items, started - asked, trio.current_time() - started)
+
+    async def generate(
+        self,
+        model_id: ModelId,
+        payload: PlainBuffer,
+        *,
+        items_max: int,
+        items_allowed: int,
+        client: PeerId | None = None,
+    ) -> SimulatedStream:
+        try:
+            request = request_of(decode_payload(payload.view))
+        except ValueError as error:
+            raise ExecutionError(str(error), code="INPUT") from error
+        payload.release()
+        stream = SimulatedStream(self.writing, request, items_max=items_max, items_allowed=items_allowed)
+        self.streams.append(stream)
+        return stream
 
 
 @dataclass
@@ -175,6 +204,7 @@ class Simulation:
         self._bootstrap: tuple[str, ...] = ()
         self._journals: set[str] = set()
         self._machines: dict[str, Machine] = {}
+        self._places: dict[PeerId, str] = {}
 
     async def __aenter__(self) -> Simulation:
         self._nursery = await self._nursery_context.__aenter__()
@@ -197,10 +227,11 @@ class Simulation:
         config: NodeConfig | None = None,
         keep_journal: bool = False,
         machine: Machine | None = None,
+        at: str | None = None,
     ) -> RunningNode:
         """Start a node; one that serves when `model` (the folder of an installed model) is given. A name that was used
         before comes back with its old home. With `keep_journal` it writes down what it hears of the market.
-        `machine` is what its idle rules look at."""
+        `machine` is what its idle rules look at; `at` is its address, where it matters that it is public or not."""
         if keep_journal:
             self._journals.add(name)
         if machine is not None:
@@ -209,6 +240,8 @@ class Simulation:
         if not home.initialised:
             _write_keys(home, name)
             home.init()
+        if at is not None:
+            self._places[home.identity().peer_id] = at
         if model is not None and not (home.models_folder / model.name).exists():
             shutil.copytree(model, home.models_folder / model.name)
         config = config or NodeConfig()
@@ -262,7 +295,8 @@ class Simulation:
             stopped.set()
 
     def _open_network(self, identity: IdentityKey, config: NodeConfig) -> AbstractAsyncContextManager[Network]:
-        return self.hub.open(identity.peer_id, validators=VALIDATORS)
+        place = self._places.get(identity.peer_id)
+        return self.hub.open(identity.peer_id, listen=() if place is None else (place,), validators=VALIDATORS)
 
 
 @asynccontextmanager

@@ -96,6 +96,12 @@ class Offer:
     """Moving average of microseconds an item; 0 when not known yet."""
     throughput: int
     """Thousandths of an item a second that this model did at most lately, as measured; 0 when not known yet."""
+    load_ms: int = 0
+    """How long loading takes of a model that is cold: a part of `queue_ms`. 0 for one that is loaded (warm)."""
+
+    @property
+    def warm(self) -> bool:
+        return self.load_ms == 0
 
     @property
     def tiers(self) -> tuple[Tier, ...]:
@@ -120,6 +126,7 @@ class Offer:
             int(self.device_class),
             self.item_us,
             self.throughput,
+            self.load_ms,
         ]
 
 
@@ -394,7 +401,7 @@ def _decode_offer(value: Any) -> Offer | None:
     """None for an offer whose prices are for a unit of a later version."""
     # SPEC capacity/1 §3.3
     fields = codec.array(value, "offer", WIRE_ARRAY_LENGTH_MAX)
-    codec.require_count(fields, 13, "offer")
+    codec.require_count(fields, 14, "offer")
     unit = codec.uint(fields[2], "unit", UINT32_MAX)
     device_class = codec.uint(fields[10], "device class", UINT32_MAX)
     offer = Offer(
@@ -411,6 +418,7 @@ def _decode_offer(value: Any) -> Offer | None:
         DeviceClass(device_class) if device_class in _DEVICE_CLASSES else DeviceClass.OTHER,
         codec.uint(fields[11], "item_us", UINT32_MAX),
         codec.uint(fields[12], "throughput", codec.INT_MAX),
+        codec.uint(fields[13], "load_ms", UINT32_MAX),
     )
     return offer if unit in _UNITS else None
 

@@ -1,6 +1,7 @@
 """job/1: the messages of a job's life, and the two bodies that are signed (protocols/job/1/spec.md).
 
 ASK → QUOTE | REFUSAL → ACCEPT, INPUT* → OUTPUT_HEAD, OUTPUT* → RECEIPT → RECEIPT_ACK, with CANCEL and FAILURE between.
+Answers that come piece by piece are in `wire.job_stream`.
 """
 
 from __future__ import annotations
@@ -9,13 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from cocoon_p2p.ids import JOB_ID_BYTES, JobId, ModelId, Tier
+from cocoon_p2p.ids import JobId, ModelId, Tier
 from cocoon_p2p.limits import (
     BOX_BYTES_MAX,
-    CHUNK_BYTES,
-    CHUNK_OVERHEAD_BYTES,
-    CHUNKS_PER_FRAME_MAX,
     DETAIL_CHARS_MAX,
+    GENERATION_TOKENS_MAX,
     HEADER_BYTES_MAX,
     JOB_BYTES_MAX,
     JOB_TIMEOUT_MAX_S,
@@ -25,7 +24,25 @@ from cocoon_p2p.limits import (
 )
 from cocoon_p2p.wire import codec
 from cocoon_p2p.wire.codec import HASH_BYTES, SIGNATURE_BYTES, UINT32_MAX, Bytes
+from cocoon_p2p.wire.job_chunks import (
+    CIPHERTEXT_BYTES_MAX,
+    Input,
+    Output,
+    decode_input,
+    decode_output,
+    read_chunks_by_hand,
+)
 from cocoon_p2p.wire.job_codes import FailureCode, Phase
+from cocoon_p2p.wire.job_stream import (
+    Frame,
+    Pay,
+    Stop,
+    StreamHead,
+    decode_frame,
+    decode_pay,
+    decode_stop,
+    decode_stream_head,
+)
 from cocoon_p2p.wire.job_terms import (
     QUOTE_DOMAIN,
     RECEIPT_DOMAIN,
@@ -38,6 +55,7 @@ from cocoon_p2p.wire.job_terms import (
     decode_refusal_body,
     quote_hash,
     quoted_total,
+    read_instalment,
     read_items,
     read_tier,
 )
@@ -53,10 +71,12 @@ __all__ = [
     "Cancel",
     "Failure",
     "FailureCode",
+    "Frame",
     "Input",
     "JobMessage",
     "Output",
     "OutputHead",
+    "Pay",
     "Phase",
     "Progress",
     "Quote",
@@ -66,6 +86,8 @@ __all__ = [
     "ReceiptBody",
     "Refusal",
     "RefusalBody",
+    "Stop",
+    "StreamHead",
     "Submit",
     "decode_message",
     "decode_quote_body",
@@ -76,8 +98,6 @@ __all__ = [
 ]
 
 JOB_PROTOCOL = "/cocoon/job/1"
-CIPHERTEXT_BYTES_MAX = CHUNKS_PER_FRAME_MAX * (CHUNK_BYTES + CHUNK_OVERHEAD_BYTES)
-"""Of one INPUT or OUTPUT frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +115,8 @@ class Ask:
     timeout_ms: int
     """From this message to the last OUTPUT."""
     settlement_network: int
+    instalment: int = 0
+    """Items that are paid for ahead of the answer, which then comes in frames; 0: all is paid for ahead."""
 
     def encode(self) -> bytes:
         return codec.pack(
@@ -108,6 +130,7 @@ class Ask:
                 self.max_total,
                 self.timeout_ms,
                 self.settlement_network,
+                self.instalment,
             ]
         )
 
@@ -145,25 +168,11 @@ class Accept:
     payment: bytes
     envelope_header: bytes
     box: bytes
+    paid: int = 0
+    """Items that the payment covers; 0: all of them."""
 
     def encode(self) -> bytes:
-        return codec.pack([4, self.job_id, self.quote_hash, self.payment, self.envelope_header, self.box])
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """Client: whole sealed chunks of the input, one after the other. A decoded `ciphertext` is a view of the frame."""
-
-    job_id: JobId
-    ciphertext: Bytes
-    final: bool
-
-    def encode(self) -> bytes:
-        return b"".join(self.pieces())
-
-    def pieces(self) -> tuple[bytes, Bytes, bytes]:
-        """The same as what stands before the ciphertext, the ciphertext, and what stands behind it."""
-        return _chunk_pieces(b"\x94\x05\xc4\x10", self.job_id, self.ciphertext, self.final)
+        return codec.pack([4, self.job_id, self.quote_hash, self.payment, self.envelope_header, self.box, self.paid])
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,22 +187,6 @@ class OutputHead:
 
     def encode(self) -> bytes:
         return codec.pack([6, self.job_id, self.response_header, self.payload_bytes, self.queue_us, self.execute_us])
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """Provider: whole sealed chunks of the output. A decoded `ciphertext` is a view of the frame."""
-
-    job_id: JobId
-    ciphertext: Bytes
-    final: bool
-
-    def encode(self) -> bytes:
-        return b"".join(self.pieces())
-
-    def pieces(self) -> tuple[bytes, Bytes, bytes]:
-        """As Input's."""
-        return _chunk_pieces(b"\x94\x07\xc4\x10", self.job_id, self.ciphertext, self.final)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,9 +248,12 @@ class Submit:
     payment: bytes
     envelope_header: bytes
     box: bytes
+    paid: int = 0
 
     def encode(self) -> bytes:
-        return codec.pack([12, self.job_id, self.terms, self.timeout_ms, self.payment, self.envelope_header, self.box])
+        return codec.pack(
+            [12, self.job_id, self.terms, self.timeout_ms, self.payment, self.envelope_header, self.box, self.paid]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,15 +283,18 @@ JobMessage = (
     | Failure
     | Submit
     | Progress
+    | StreamHead
+    | Frame
+    | Pay
+    | Stop
 )
 
 
 def decode_message(frame: Bytes) -> JobMessage:
     """Any message of the job stream. Raises RemoteProtocolError."""
-    if len(frame) > 22 and bytes(frame[:4]) in _CHUNK_PREFIXES:
-        chunks = _decode_chunks(memoryview(frame))
-        if chunks is not None:
-            return chunks
+    chunks = read_chunks_by_hand(frame)
+    if chunks is not None:
+        return chunks
     fields = codec.unpack(frame, "job message")
     entry = _DECODERS.get(fields[0])
     if entry is None:
@@ -303,51 +302,6 @@ def decode_message(frame: Bytes) -> JobMessage:
     count, decode, what = entry
     codec.require_count(fields, count, what)
     return decode(fields)
-
-
-# --- INPUT and OUTPUT: written and read by hand, because msgpack would copy their megabyte -------------------------------
-
-_CHUNK_PREFIXES: dict[bytes, type[Input] | type[Output]] = {b"\x94\x05\xc4\x10": Input, b"\x94\x07\xc4\x10": Output}
-_LENGTH_BYTES = {0xC4: 1, 0xC5: 2, 0xC6: 4}
-_CHUNK_LENGTH_AT = 4 + JOB_ID_BYTES
-
-
-def _chunk_pieces(prefix: bytes, job_id: JobId, ciphertext: Bytes, final: bool) -> tuple[bytes, Bytes, bytes]:
-    size = len(ciphertext)
-    if size < 256:
-        length = bytes((0xC4, size))
-    elif size < 65536:
-        length = b"\xc5" + size.to_bytes(2)
-    else:
-        length = b"\xc6" + size.to_bytes(4)
-    return prefix + job_id + length, ciphertext, b"\xc3" if final else b"\xc2"
-
-
-def _decode_chunks(frame: memoryview) -> Input | Output | None:
-    """The message, if the frame is written in the usual way; None leaves it to msgpack."""
-    kind = _CHUNK_PREFIXES[bytes(frame[:4])]
-    length_bytes = _LENGTH_BYTES.get(frame[_CHUNK_LENGTH_AT])
-    flag = frame[-1]
-    if length_bytes is None or flag not in (0xC2, 0xC3):
-        return None
-    start = _CHUNK_LENGTH_AT + 1 + length_bytes
-    size = int.from_bytes(frame[_CHUNK_LENGTH_AT + 1 : start])
-    if start + size + 1 != len(frame):
-        return None
-    return kind(JobId(bytes(frame[4:_CHUNK_LENGTH_AT])), _ciphertext(frame[start:-1]), flag == 0xC3)
-
-
-def _ciphertext(value: Bytes) -> Bytes:
-    if not 0 < len(value) <= CIPHERTEXT_BYTES_MAX:
-        codec.fail("BOUND", f"ciphertext of {len(value)} bytes; 1 to {CIPHERTEXT_BYTES_MAX} are allowed")
-    return value
-
-
-def _read_chunks(value: Any) -> Bytes:
-    return _ciphertext(codec.blob(value, "ciphertext", CIPHERTEXT_BYTES_MAX))
-
-
-# --- the others -----------------------------------------------------------------------------------------------------------
 
 
 def _decode_ask(fields: tuple[Any, ...]) -> Ask:
@@ -361,6 +315,7 @@ def _decode_ask(fields: tuple[Any, ...]) -> Ask:
         codec.amount(fields[6], "max_total"),
         codec.uint(fields[7], "timeout_ms", int(JOB_TIMEOUT_MAX_S * 1000), 1),
         codec.network_id(fields[8], "settlement network"),
+        read_instalment(fields[9]),
     )
 
 
@@ -389,11 +344,8 @@ def _decode_accept(fields: tuple[Any, ...]) -> Accept:
         codec.blob(fields[3], "payment", PAYMENT_BYTES_MAX),
         codec.blob(fields[4], "envelope header", HEADER_BYTES_MAX),
         codec.blob(fields[5], "box", BOX_BYTES_MAX),
+        _paid(fields[6]),
     )
-
-
-def _decode_input(fields: tuple[Any, ...]) -> Input:
-    return Input(codec.job_id(fields[1]), _read_chunks(fields[2]), codec.boolean(fields[3], "final"))
 
 
 def _decode_output_head(fields: tuple[Any, ...]) -> OutputHead:
@@ -405,10 +357,6 @@ def _decode_output_head(fields: tuple[Any, ...]) -> OutputHead:
         codec.uint(fields[4], "queue_us", codec.INT_MAX),
         codec.uint(fields[5], "execute_us", codec.INT_MAX),
     )
-
-
-def _decode_output(fields: tuple[Any, ...]) -> Output:
-    return Output(codec.job_id(fields[1]), _read_chunks(fields[2]), codec.boolean(fields[3], "final"))
 
 
 def _decode_receipt(fields: tuple[Any, ...]) -> Receipt:
@@ -432,7 +380,7 @@ def _decode_failure(fields: tuple[Any, ...]) -> Failure:
     # SPEC job/1 §3.10
     return Failure(
         codec.job_id(fields[1]),
-        FailureCode(codec.uint(fields[2], "failure code", FailureCode.IDLE_POLICY, 1)),
+        FailureCode(codec.uint(fields[2], "failure code", max(FailureCode), 1)),
         codec.text(fields[3], "detail", DETAIL_CHARS_MAX),
     )
 
@@ -446,7 +394,12 @@ def _decode_submit(fields: tuple[Any, ...]) -> Submit:
         codec.blob(fields[4], "payment", PAYMENT_BYTES_MAX),
         codec.blob(fields[5], "envelope header", HEADER_BYTES_MAX),
         codec.blob(fields[6], "box", BOX_BYTES_MAX),
+        _paid(fields[7]),
     )
+
+
+def _paid(value: Any) -> int:
+    return codec.uint(value, "paid", GENERATION_TOKENS_MAX)
 
 
 def _decode_progress(fields: tuple[Any, ...]) -> Progress:
@@ -461,17 +414,21 @@ def _decode_progress(fields: tuple[Any, ...]) -> Progress:
 
 # tag -> fields needed (the tag among them), decoder, name
 _DECODERS: dict[int, tuple[int, Callable[[tuple[Any, ...]], JobMessage], str]] = {
-    1: (9, _decode_ask, "ask"),
+    1: (10, _decode_ask, "ask"),
     2: (4, _decode_quote, "quote"),
     3: (4, _decode_refusal, "refusal"),
-    4: (6, _decode_accept, "accept"),
-    5: (4, _decode_input, "input"),
+    4: (7, _decode_accept, "accept"),
+    5: (4, decode_input, "input"),
     6: (6, _decode_output_head, "output head"),
-    7: (4, _decode_output, "output"),
+    7: (4, decode_output, "output"),
     8: (5, _decode_receipt, "receipt"),
     9: (3, _decode_receipt_ack, "receipt acknowledgement"),
     10: (2, _decode_cancel, "cancel"),
     11: (4, _decode_failure, "failure"),
-    12: (7, _decode_submit, "submission"),
+    12: (8, _decode_submit, "submission"),
     13: (4, _decode_progress, "progress"),
+    14: (5, decode_stream_head, "stream head"),
+    15: (5, decode_frame, "frame"),
+    16: (6, decode_pay, "pay"),
+    17: (2, decode_stop, "stop"),
 }

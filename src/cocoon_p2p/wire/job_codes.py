@@ -20,6 +20,7 @@ class FailureCode(IntEnum):
     PAYMENT = 10
     BUSY = 11
     IDLE_POLICY = 12
+    SESSION = 13
 
 
 class Phase(IntEnum):

@@ -11,7 +11,7 @@ from cocoon_p2p.ids import JobId, ModelId, PeerId, Tier
 from cocoon_p2p.limits import (
     AMOUNT_NANOGRAM_MAX,
     DETAIL_CHARS_MAX,
-    ITEMS_PER_JOB_MAX,
+    GENERATION_TOKENS_MAX,
     JOB_BYTES_MAX,
     SEAL_KEY_RECORD_BYTES_MAX,
 )
@@ -44,6 +44,8 @@ class QuoteBody:
     """32 bytes that the settlement network pays to; may be empty."""
     seal_key_record: bytes
     """Signed seal key record (seal/1 §3); empty for tier open."""
+    instalment: int = 0
+    """Items that are paid for ahead of the answer, which then comes in frames; 0: all is paid for ahead."""
 
     def encode(self) -> bytes:
         return codec.pack(
@@ -64,6 +66,7 @@ class QuoteBody:
                 self.settlement_network,
                 self.payee_key,
                 self.seal_key_record,
+                self.instalment,
             ]
         )
 
@@ -85,6 +88,8 @@ class ReceiptBody:
     queue_us: int
     execute_us: int
     finished_at_ms: int
+    frames: int = 0
+    """Of an answer in frames: those that the price and `output_hash` are about. 0: the output came whole."""
 
     def encode(self) -> bytes:
         return codec.pack(
@@ -103,6 +108,7 @@ class ReceiptBody:
                 self.queue_us,
                 self.execute_us,
                 self.finished_at_ms,
+                self.frames,
             ]
         )
 
@@ -141,7 +147,7 @@ class RefusalBody:
 def decode_quote_body(body: Bytes) -> QuoteBody:
     """Raises RemoteProtocolError."""
     # SPEC job/1 §3.4
-    fields = codec.unpack_tagged(body, 1, 16, "quote body")
+    fields = codec.unpack_tagged(body, 1, 17, "quote body")
     return QuoteBody(
         codec.peer_id(fields[1], "provider"),
         codec.peer_id(fields[2], "client"),
@@ -158,13 +164,14 @@ def decode_quote_body(body: Bytes) -> QuoteBody:
         codec.network_id(fields[13], "settlement network"),
         codec.fixed_or_empty(fields[14], "payee key", 32),
         codec.blob(fields[15], "seal key record", SEAL_KEY_RECORD_BYTES_MAX),
+        read_instalment(fields[16]),
     )
 
 
 def decode_receipt_body(body: Bytes) -> ReceiptBody:
     """Raises RemoteProtocolError."""
     # SPEC job/1 §3.7
-    fields = codec.unpack_tagged(body, 1, 14, "receipt body")
+    fields = codec.unpack_tagged(body, 1, 15, "receipt body")
     return ReceiptBody(
         codec.peer_id(fields[1], "provider"),
         codec.peer_id(fields[2], "client"),
@@ -179,6 +186,7 @@ def decode_receipt_body(body: Bytes) -> ReceiptBody:
         codec.uint(fields[11], "queue_us", codec.INT_MAX),
         codec.uint(fields[12], "execute_us", codec.INT_MAX),
         codec.time_ms(fields[13], "finished_at_ms"),
+        codec.uint(fields[14], "frames", GENERATION_TOKENS_MAX + 1),
     )
 
 
@@ -215,4 +223,8 @@ def read_tier(value: Any) -> Tier:
 
 
 def read_items(value: Any) -> int:
-    return codec.uint(value, "items", ITEMS_PER_JOB_MAX, 1)
+    return codec.uint(value, "items", GENERATION_TOKENS_MAX, 1)
+
+
+def read_instalment(value: Any) -> int:
+    return codec.uint(value, "instalment", GENERATION_TOKENS_MAX)

@@ -10,8 +10,8 @@ from typing import Any
 from cocoon_p2p.ids import JobId, ModelId, PeerId
 from cocoon_p2p.limits import (
     ANNOUNCEMENT_CLOCK_SKEW_S,
+    GENERATION_TOKENS_MAX,
     HEADER_BYTES_MAX,
-    ITEMS_PER_JOB_MAX,
     JOB_BYTES_MAX,
     SEAL_KEY_RECORD_BYTES_MAX,
 )
@@ -173,7 +173,7 @@ def decode_envelope_header(header: Bytes) -> EnvelopeHeader:
         codec.amount(fields[6], "max_total"),
         codec.time_ms(fields[7], "expires_at_ms"),
         codec.uint(fields[8], "payload_bytes", JOB_BYTES_MAX),
-        codec.uint(fields[9], "items", ITEMS_PER_JOB_MAX, 1),
+        codec.uint(fields[9], "items", GENERATION_TOKENS_MAX, 1),
         codec.fixed(fields[10], "commitment", codec.HASH_BYTES),
     )
 

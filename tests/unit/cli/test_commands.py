@@ -220,7 +220,8 @@ def test_models(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (added["name"], added["price_base"], added["price_per_item"]) == ("doubler", None, 5000)
     assert added["inputs"] == [{"name": "x", "dtype": "float32", "shape": [-1, 2]}]
     assert main(["models", "list", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"models": [added]}
+    state = {"offered": False, "loaded": False, "device": None, "jobs_served": 0}
+    assert json.loads(capsys.readouterr().out) == {"models": [{**added, **state}], "unfinished": []}
     assert main(["models", "list"]) == main(["models", "show", "doubler"]) == 0
     out = capsys.readouterr().out
     assert "0.000005" in out
@@ -231,7 +232,7 @@ def test_models(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "remove", "doubler", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"removed": added["model_id"], "name": "doubler"}
     assert main(["models", "list", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"models": []}
+    assert json.loads(capsys.readouterr().out) == {"models": [], "unfinished": []}
 
 
 def test_adding_a_model_again_says_what_changed(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

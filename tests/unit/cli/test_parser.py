@@ -12,7 +12,7 @@ from cocoon_p2p.cli.parser import build_parser, parse
 PEER = "12D3KooWQpD9Yi1M7BkMK7fUa1XU9S3wvSQHykdWhsdK4nDz8e6N"
 ADDRESS = f"/ip4/127.0.0.1/tcp/4601/p2p/{PEER}"
 COMMANDS = {
-    "init": [], "up": [], "models": [], "models add": ["m.onnx"], "models list": [], "models show": ["m"],
+    "init": [], "up": [], "models": [], "models add": ["m.onnx"], "models list": [], "models show": ["m"], "models verify": [],
     "models remove": ["m"], "run": ["m", "--text", "a"], "status": [], "peers": [], "offers": [], "jobs": [],
     "market history": ["m"], "market export": ["f"], "market replay": ["f"],
     "receipts": [], "wallet": [], "demo": [], "version": [],

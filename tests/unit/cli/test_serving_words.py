@@ -27,6 +27,28 @@ def test_a_node_that_rests_says_why_and_until_when_and_what_it_serves_afterwards
     assert text.endswith("again in 1 min at the earliest")
 
 
+def test_each_model_says_whether_it_is_loaded_and_what_it_did() -> None:
+    loaded = MODEL | {
+        "kind": "embedding",
+        "state": "loaded",
+        "devices": ["cpu"],
+        "replicas": 1,
+        "memory_bytes": 191_000_000,
+    }
+    assert lines_of(loaded | {"jobs_done": 1024}) == ["embedding, loaded, 191.0 MB of memory, 1,024 jobs done"]
+    twice = loaded | {"devices": ["cuda:0", "cuda:1"], "replicas": 2, "jobs_done": 1}
+    assert lines_of(twice) == ["embedding, loaded 2 times (cuda:0, cuda:1), 191.0 MB of memory, 1 job done"]
+    cold = loaded | {"state": "cold", "devices": [], "replicas": 0, "jobs_done": 0}
+    assert lines_of(cold) == ["embedding, not loaded: a job loads it, 191.0 MB of memory expected, no job yet"]
+    failed = cold | {"state": "failed", "problem": "it would take about 9.1 GiB of memory"}
+    assert lines_of(failed)[1] == "could not be loaded: it would take about 9.1 GiB of memory"
+
+
+def lines_of(model: dict[str, Any]) -> list[str]:
+    """What is said of a model between its name and the device."""
+    return [text for _, text in serving_pairs({"models": [model]})[1:-2]]
+
+
 def test_a_node_that_serves_says_nothing_of_its_rules() -> None:
     serves = {"resting": False, "detail": None, "needed_ms": None}
     assert serving_pairs({"idle": serves, "models": [MODEL]}) == serving_pairs({"idle": None, "models": [MODEL]})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ import pytest
 from cocoon_p2p.config import (
     CONFIG_BYTES_MAX,
     NodeConfig,
+    UpstreamSection,
     default_toml,
     load_config,
     parse_config,
@@ -20,7 +21,8 @@ from cocoon_p2p.config import (
 from cocoon_p2p.errors import ConfigError
 
 PEER = "12D3KooWQpD9Yi1M7BkMK7fUa1XU9S3wvSQHykdWhsdK4nDz8e6N"
-KEYS = [(section.name, key.name) for section in fields(NodeConfig) for key in fields(section.default)]
+SECTIONS = [section for section in fields(NodeConfig) if is_dataclass(section.default)]
+KEYS = [(section.name, key.name) for section in SECTIONS for key in fields(section.default)]
 ROOT = Path(__file__).parents[3]
 
 
@@ -44,6 +46,10 @@ def test_a_configuration_survives_being_written_and_read() -> None:
         network=replace(config.network, bootstrap=(f"/dns4/a.example/tcp/1/p2p/{PEER}",), listen=()),
         provider=replace(config.provider, serve=False, price_base=0),
         client=replace(config.client, timeout_s=0.25),
+        upstream=(
+            UpstreamSection("llama", url="http://10.0.0.5:8000", model="meta/llama", api_key_file="key", price_base=7),
+            UpstreamSection("adder", "open-inference", url="https://triton.example", model="adder"),
+        ),
     )
     assert parse_config(render_toml(config), "x") == config
 
@@ -60,6 +66,24 @@ def test_what_is_left_out_is_the_default() -> None:
         ("listen = []", "f.toml: there is no key 'listen' outside a section", "listen belongs under [network]"),
         ("[client]\nslots = 1", "[client] slots: there is no such key", "slots belongs under [provider]"),
         ("[log]\nqqqq = 1", "[log] qqqq: there is no such key", "the keys of [log] are level"),
+        ("[upstream]\nname = 'x'", "upstream may stand several times: write its keys under a line [[upstream]]", None),
+        ("[[upstream]]\nname = 'x'", "[[upstream]] url is missing: Where it listens", None),
+        (
+            "[[upstream]]\nname = 'x'\nurl = 'http://a'\nmodel = 'm'\n[[upstream]]\nname = 'y'\nurl = 'b'\nmodel = 'm'",
+            "[upstream 2] url: 'b' is no",
+            None,
+        ),
+        (
+            "[[upstream]]\nname = 'x'\nmodel = 'm'\nurl = 'http://me:secret@a'",
+            "[upstream] url: a key does not belong into the address",
+            None,
+        ),
+        (
+            "[[upstream]]\nname = 'x'\nmodel = 'm'\nurl = 'http://a:8000/v1'",
+            "must end before the protocol's own path",
+            None,
+        ),
+        ("api_key_file = 'x'", "there is no key 'api_key_file'", "api_key_file belongs under [upstream]"),
         ("provider = 1", "provider is a section: write its keys under a line [provider]", None),
         ("[provider]\nslots = '3'", '[provider] slots: got "3" (a text); it must be a whole number from 1', None),
         ("[provider]\nslots = true", "got true (true or false); it must be a whole number", None),

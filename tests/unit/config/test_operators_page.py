@@ -47,9 +47,12 @@ def number(text: str) -> int:
 def test_every_configuration_is_taken_as_it_stands(text: str) -> None:
     config = parse_config(text, "page")
     for section, keys in tomllib.loads(text).items():
-        for key, value in keys.items():
-            found = getattr(getattr(config, section), key)
-            assert (list(found) if isinstance(found, tuple) else found) == value
+        part = getattr(config, section)
+        tables = zip(part, keys, strict=True) if isinstance(keys, list) else [(part, keys)]
+        for section_of, table in tables:
+            for key, value in table.items():
+                found = getattr(section_of, key)
+                assert (list(found) if isinstance(found, tuple) else found) == value
 
 
 def test_every_command_is_one() -> None:
@@ -59,8 +62,17 @@ def test_every_command_is_one() -> None:
 
 
 def test_every_key_that_the_page_names_is_one() -> None:
-    known = {key.name for section in fields(NodeConfig) for key in fields(section.default)}
-    named = set(re.findall(r"`([a-z]+_[a-z_]+)`", PAGE)) - {"max_total", "per_item", "floor_percent", "ceiling_percent"}
+    sections = (section.metadata.get("each") or section.default for section in fields(NodeConfig))
+    known = {key.name for section in sections for key in fields(section)}
+    named = set(re.findall(r"`([a-z]+_[a-z_]+)`", PAGE)) - {
+        "max_total",
+        "per_item",
+        "floor_percent",
+        "ceiling_percent",
+        "binary_tensor_data",
+        "max_tokens",
+        "top_k",
+    }
     assert named <= known
 
 

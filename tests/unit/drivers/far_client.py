@@ -15,7 +15,7 @@ import trio
 from cocoon_p2p.drivers.clock import unix_ms
 from cocoon_p2p.drivers.job_provider import JobProvider, ProviderPorts
 from cocoon_p2p.drivers.standing import StandingKeeper
-from cocoon_p2p.ids import JobId, ModelId, Tier
+from cocoon_p2p.ids import JobId, ModelId, PeerId, Tier
 from cocoon_p2p.net.memory import MemoryHub, MemoryNetwork
 from cocoon_p2p.net.port import Stream
 from cocoon_p2p.policy.pricing import FixedPricing
@@ -64,7 +64,9 @@ class ToldEngine:
     def input_buffer(self, payload_bytes: int) -> PlainBuffer:
         return PlainBuffer(payload_bytes)
 
-    async def run(self, model_id: ModelId, payload: PlainBuffer, *, items_max: int) -> PlainResult:
+    async def run(
+        self, model_id: ModelId, payload: PlainBuffer, *, items_max: int, client: PeerId | None = None
+    ) -> PlainResult:
         self.begun += 1
         try:
             await self.proceed.wait()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cocoon_p2p.execution.port import Device, ExecutionResult, InputBuffer, ModelStatus
-from cocoon_p2p.ids import ModelId, Tier
+from cocoon_p2p.errors import ExecutionError
+from cocoon_p2p.execution.port import Device, ExecutionResult, InputBuffer, ModelStatus, TokenStream
+from cocoon_p2p.ids import JobId, ModelId, PeerId, Tier
 from cocoon_p2p.proto.provider_desk import ProviderDesk
 from cocoon_p2p.sealing.seal_keys import SealKeyRing
 from cocoon_p2p.sealing.signing import IdentityKey
+from cocoon_p2p.wire.job import Ask
 
 
 def make_desk(
@@ -27,6 +29,13 @@ def make_desk(
     )
 
 
+CLIENT = IdentityKey.from_seed(b"2" * 32).peer_id
+
+
+def ask_for(model_id: ModelId) -> Ask:
+    return Ask(JobId(bytes(16)), model_id, Tier.SEALED, 1, 64, 0, 1000, 0)
+
+
 class IdleEngine:
     """Loads everything at once, on `device`."""
 
@@ -35,10 +44,20 @@ class IdleEngine:
         self.loaded: list[ModelId] = []
         self.item_s: float | None = None
         self.best_items_s = 0.0
+        self.kept: list[bool | None] = []
+        """What was asked for with each load."""
+        self.cold: dict[ModelId, float] = {}
+        """Models that are not loaded, and how long that takes."""
+        self.fault: ExecutionError | None = None
+        """Of the next load."""
+        self.problem = ""
 
-    async def load(self, model_id: ModelId, folder: Path) -> ModelStatus:
+    async def load(self, model_id: ModelId, folder: Path, *, keep: bool | None = None) -> ModelStatus:
         del folder
+        if self.fault is not None:
+            raise self.fault
         self.loaded.append(model_id)
+        self.kept.append(keep)
         return self.models()[-1]
 
     async def unload(self, model_id: ModelId) -> None:
@@ -56,6 +75,9 @@ class IdleEngine:
                 self.item_s,
                 None,
                 best_items_s=self.best_items_s,
+                warm=each not in self.cold,
+                load_s=self.cold.get(each),
+                problem=self.problem,
             )
             for each in self.loaded
         )
@@ -63,5 +85,18 @@ class IdleEngine:
     def input_buffer(self, payload_bytes: int) -> InputBuffer:
         raise AssertionError("no job runs here")
 
-    async def run(self, model_id: ModelId, payload: InputBuffer, *, items_max: int) -> ExecutionResult:
+    async def run(
+        self, model_id: ModelId, payload: InputBuffer, *, items_max: int, client: PeerId | None = None
+    ) -> ExecutionResult:
         raise AssertionError("no job runs here")
+
+    async def generate(
+        self,
+        model_id: ModelId,
+        payload: InputBuffer,
+        *,
+        items_max: int,
+        items_allowed: int,
+        client: PeerId | None = None,
+    ) -> TokenStream:
+        raise AssertionError("nothing is generated here")

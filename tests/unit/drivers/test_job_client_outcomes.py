@@ -18,7 +18,7 @@ from cocoon_p2p.sealing.signing import IdentityKey
 from cocoon_p2p.settlement.local import LocalSettlement, open_local_settlement
 from cocoon_p2p.store import JobRecord, JobState, Store, open_store
 from cocoon_p2p.testing.simulation import VirtualClock
-from cocoon_p2p.wire.job import RECEIPT_DOMAIN, Cancel, QuoteBody, Receipt, ReceiptAck, ReceiptBody
+from cocoon_p2p.wire.job import RECEIPT_DOMAIN, Cancel, FailureCode, QuoteBody, Receipt, ReceiptAck, ReceiptBody
 from cocoon_p2p.wire.seal import SealKeyRecord
 
 STRANGER = IdentityKey.from_seed(b"s" * 32)
@@ -146,14 +146,14 @@ async def test_a_failure_releases_what_was_open_and_nothing_else(
     outcomes: JobOutcomes, store: Store, money: LocalSettlement
 ) -> None:
     await given(store, money, "unknown")
-    await outcomes.on_failure(STRANGER.peer_id, JOB)
-    await outcomes.on_failure(PROVIDER.peer_id, JOB)
+    await outcomes.on_failure(STRANGER.peer_id, JOB, FailureCode.CANCELLED)
+    await outcomes.on_failure(PROVIDER.peer_id, JOB, FailureCode.CANCELLED)
     assert await spent(money) == PRICE, "nobody asked"
     outcomes.left_open(PROVIDER.peer_id, JOB, owed())
-    await outcomes.on_failure(PROVIDER.peer_id, JOB)
+    await outcomes.on_failure(PROVIDER.peer_id, JOB, FailureCode.CANCELLED)
     assert await spent(money) == PRICE, "its answer was had, whatever the provider says"
     outcomes.left_open(PROVIDER.peer_id, JOB, None)
-    await outcomes.on_failure(PROVIDER.peer_id, JOB)
+    await outcomes.on_failure(PROVIDER.peer_id, JOB, FailureCode.CANCELLED)
     assert await spent(money) == 0
     job = store.jobs.get(JOB, "client")
     assert job is not None

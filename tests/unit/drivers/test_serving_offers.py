@@ -6,17 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from serving_parts import IdleEngine, make_desk
+from serving_parts import CLIENT, IdleEngine, ask_for, make_desk
 
 from cocoon_p2p.drivers.serving import PriceSettings, Serving, device_class
-from cocoon_p2p.errors import ConfigError, RefusalReason
-from cocoon_p2p.ids import Tier
+from cocoon_p2p.errors import ConfigError, ExecutionError, RefusalReason
+from cocoon_p2p.ids import JobId, ModelId, Tier
 from cocoon_p2p.limits import AMOUNT_NANOGRAM_MAX, ITEMS_PER_JOB_MAX
 from cocoon_p2p.models.inspection import inspect_onnx
 from cocoon_p2p.models.registry import ModelRegistry
 from cocoon_p2p.policy.admission import Refused
 from cocoon_p2p.testing import models
 from cocoon_p2p.wire.capacity import DeviceClass, TierPrice, Unit
+from cocoon_p2p.wire.job_codes import Phase
 
 PRICES = PriceSettings(1000, 10, "follow-demand", 50, 400, open_percent=30)
 
@@ -64,6 +65,71 @@ async def test_nothing_is_offered_while_the_machine_rests(registry: ModelRegistr
     assert len(serving.models()) == 1
     desk.rests = None
     assert len(serving.offers()) == 1
+
+
+async def test_a_cold_model_says_how_long_its_loading_takes(registry: ModelRegistry, tmp_path: Path) -> None:
+    desk, engine = make_desk(), IdleEngine()
+    serving = Serving(engine, desk, registry, PRICES)
+    model = await serving.install_and_serve(
+        models.matmul_model(tmp_path), name="m", price_base=None, price_per_item=None
+    )
+    engine.item_s = 0.002
+    (offer,) = serving.offers()
+    assert (offer.warm, offer.load_ms, offer.queue_ms) == (True, 0, 0)
+    engine.cold[model.model_id] = 2.5
+    desk.begin(model.model_id, 5, 100)
+    (offer,) = serving.offers()
+    assert (offer.warm, offer.load_ms, offer.queue_ms) == (False, 2500, 2510)
+    assert desk.queue_ms(model.model_id) == 2510
+    desk.work_begins(CLIENT, JobId(bytes(16)), model.model_id, 5)
+    assert desk.progress(CLIENT, JobId(bytes(16)), model.model_id) == (Phase.QUEUED, 2510)
+    engine.cold[model.model_id] = 0.0
+    assert not serving.offers()[0].warm, "still cold, if only for a moment"
+    engine.cold.clear()
+    assert desk.progress(CLIENT, JobId(bytes(16)), model.model_id) == (Phase.RUNNING, 10)
+
+
+async def test_a_model_that_could_not_be_loaded_is_not_offered(registry: ModelRegistry, tmp_path: Path) -> None:
+    engine = IdleEngine()
+    serving = Serving(engine, make_desk(), registry, PRICES)
+    await serving.install_and_serve(models.matmul_model(tmp_path), name="m", price_base=None, price_per_item=None)
+    engine.problem = "no memory"
+    assert serving.offers() == []
+    assert len(serving.models()) == 1
+    engine.problem = ""
+    assert len(serving.offers()) == 1
+
+
+async def test_what_is_kept_warm_is_loaded_first(
+    registry: ModelRegistry, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    installed = [registry.add(models.matmul_model(tmp_path)), registry.add(models.centring_model(tmp_path))]
+    engine = IdleEngine()
+    await Serving(engine, make_desk(), registry, PRICES).serve_all(installed, skip_failing=False)
+    assert engine.kept == [None, None]
+    engine = IdleEngine()
+    kept = Serving(engine, make_desk(), registry, PRICES, keep_warm=("centring", "centering"))
+    await kept.serve_all(installed, skip_failing=False)
+    assert (engine.loaded[0], engine.kept) == (installed[1].model_id, [True, False])
+    (record,) = caplog.records
+    assert record.getMessage().endswith("no model on offer here: centering")
+
+
+async def test_askers_are_told_that_a_model_does_not_fit(
+    registry: ModelRegistry, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = registry.add(models.matmul_model(tmp_path))
+    engine, desk = IdleEngine(), make_desk()
+    engine.fault = ExecutionError("it would take about 9.1 GiB of memory", code="LIMITS")
+    await Serving(engine, desk, registry, PRICES).serve_all([model], skip_failing=True)
+    assert "model matmul is not offered: it would take about 9.1 GiB" in caplog.text
+    refused = desk.decide(ask_for(model.model_id), client=CLIENT, jobs_of_client=0, unix_ms=0)
+    assert isinstance(refused, Refused)
+    assert refused.reason is RefusalReason.LIMITS
+    assert refused.detail == "matmul does not fit: it would take about 9.1 GiB of memory"
+    refused = desk.decide(ask_for(ModelId("ab" * 32)), client=CLIENT, jobs_of_client=0, unix_ms=0)
+    assert isinstance(refused, Refused)
+    assert refused.reason is RefusalReason.NO_MODEL
 
 
 async def test_a_price_that_could_not_be_counted_is_refused(registry: ModelRegistry, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from cocoon_p2p.models.manifest import (
     ManifestError,
     TensorSpec,
     TextFrontEnd,
+    UpstreamClaim,
     check_path,
     parse_manifest,
 )
@@ -55,7 +56,7 @@ def test_there_and_back(manifest: Manifest) -> None:
 
 def test_the_canonical_bytes_never_change() -> None:
     assert TENSOR.encode() == (
-        b'{"files":[{"bytes":10,"path":"model.onnx","sha256":"' + b"0" * 64 + b'"}],"format":1,'
+        b'{"files":[{"bytes":10,"digest":"' + b"0" * 64 + b'","path":"model.onnx"}],"format":1,'
         b'"inputs":[{"dtype":"float32","name":"x","shape":[-1,3]}],"kind":"tensor","license":"MIT","main":"model.onnx",'
         b'"opset":{"":20,"com.microsoft":1},"outputs":[{"dtype":"string","name":"y","shape":null}],"text":null}'
     )
@@ -86,9 +87,9 @@ CHANGES: list[tuple[str, Any]] = [
     ("kind", "embedding"),
     ("main", "other.onnx"),
     ("files", []),
-    ("files", [{"path": "../model.onnx", "bytes": 1, "sha256": "0" * 64}]),
-    ("files", [{"path": "model.onnx", "bytes": -1, "sha256": "0" * 64}]),
-    ("files", [{"path": "model.onnx", "bytes": 1, "sha256": "0" * 63 + "G"}]),
+    ("files", [{"path": "../model.onnx", "bytes": 1, "digest": "0" * 64}]),
+    ("files", [{"path": "model.onnx", "bytes": -1, "digest": "0" * 64}]),
+    ("files", [{"path": "model.onnx", "bytes": 1, "digest": "0" * 63 + "G"}]),
     ("files", [{"path": "model.onnx", "bytes": 1}]),
     ("inputs", [{"name": "x", "dtype": "float31", "shape": []}]),
     ("inputs", [{"name": "x", "dtype": ["float32"], "shape": []}]),
@@ -180,3 +181,29 @@ def test_paths_that_lead_out_are_refused(path: str) -> None:
     with pytest.raises(ManifestError):
         check_path(path)
     check_path("weights/part-1.bin")
+
+
+UPSTREAM = Manifest("generation", (), "", (), (), (), upstream=UpstreamClaim("openai", "meta/llama"))
+
+
+def test_a_model_without_files_says_what_it_claims() -> None:
+    assert parse_manifest(UPSTREAM.encode()) == UPSTREAM
+    assert UPSTREAM.encode() == (
+        b'{"files":[],"format":1,"inputs":[],"kind":"generation","license":"","main":"","opset":{},"outputs":[],'
+        b'"text":null,"upstream":{"kind":"openai","model":"meta/llama"}}'
+    )
+    for wrong in (
+        replace(UPSTREAM, kind="tensor"),
+        replace(UPSTREAM, kind="classification"),
+        replace(UPSTREAM, upstream=UpstreamClaim("open-inference", "m")),
+        replace(UPSTREAM, upstream=UpstreamClaim("openai", "")),
+        replace(UPSTREAM, upstream=UpstreamClaim("openai", "a\nb")),
+        replace(UPSTREAM, upstream=UpstreamClaim("openai", "m" * 201)),
+        replace(UPSTREAM, upstream=UpstreamClaim("grpc", "m")),
+        replace(UPSTREAM, files=TENSOR.files, main=TENSOR.main),
+        replace(UPSTREAM, main="model.onnx"),
+        replace(UPSTREAM, opset=(("", 20),)),
+        replace(UPSTREAM, upstream=None),
+    ):
+        with pytest.raises(ManifestError):
+            parse_manifest(wrong.encode())

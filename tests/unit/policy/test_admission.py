@@ -28,6 +28,8 @@ PEER = PeerFacts(jobs=3, jobs_max=4, banned=False)
 def test_what_just_fits() -> None:
     assert admit(JOB, MODEL, NODE, PEER) == Admitted()
     assert admit(replace(JOB, max_total=0), MODEL, NODE, PEER) == Admitted(), "0 means no limit"
+    for instalment in (16, 1024):
+        assert admit(replace(JOB, instalment=instalment), replace(MODEL, streams=True), NODE, PEER) == Admitted()
 
 
 @pytest.mark.parametrize(
@@ -46,6 +48,11 @@ def test_what_just_fits() -> None:
         ((replace(JOB, items=0), MODEL, NODE, PEER), RefusalReason.LIMITS, 8),
         ((replace(JOB, input_bytes=1001), MODEL, NODE, PEER), RefusalReason.LIMITS, 1000),
         ((JOB, MODEL, replace(NODE, bytes_in_flight=0, bytes_in_flight_max=999), PEER), RefusalReason.LIMITS, 999),
+        ((replace(JOB, instalment=64), MODEL, NODE, PEER), RefusalReason.LIMITS, 0),
+        ((JOB, replace(MODEL, streams=True), NODE, PEER), RefusalReason.LIMITS, 16),
+        ((replace(JOB, instalment=15), replace(MODEL, streams=True), NODE, PEER), RefusalReason.LIMITS, 16),
+        ((replace(JOB, instalment=1025), replace(MODEL, streams=True), NODE, PEER), RefusalReason.LIMITS, 1024),
+        ((replace(JOB, max_total=0, price_total=2**63), MODEL, NODE, PEER), RefusalReason.LIMITS, None),
         ((replace(JOB, settlement_network=-3), MODEL, NODE, PEER), RefusalReason.PAYMENT, None),
         ((replace(JOB, price_total=501), MODEL, NODE, PEER), RefusalReason.PRICE, 501),
         ((JOB, MODEL, NODE, replace(PEER, jobs=4)), RefusalReason.BUSY, 40),

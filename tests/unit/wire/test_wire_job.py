@@ -81,7 +81,7 @@ def test_totals_are_exact() -> None:
 
 
 def test_decoded_numbers_have_their_names() -> None:
-    ask = job.decode_message(msgpack.packb([1, JOB, bytes(32), 2, 1, 64, 0, 1, 0]))
+    ask = job.decode_message(msgpack.packb([1, JOB, bytes(32), 2, 1, 64, 0, 1, 0, 0]))
     assert isinstance(ask, job.Ask)
     assert ask.tier is Tier.SEALED
     assert ask.model_id == ModelId("00" * 32)

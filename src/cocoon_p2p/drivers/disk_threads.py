@@ -1,0 +1,28 @@
+"""What blocks on the disk, or hashes a megabyte, in threads of its own; in a simulation, at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import trio
+
+from cocoon_p2p.limits import BLOB_CHECKS_AT_ONCE
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+
+class DiskThreads:
+    """`real` false: no threads, since virtual time would not wait for them."""
+
+    def __init__(self, *, real: bool, at_once: int = BLOB_CHECKS_AT_ONCE) -> None:
+        self._real = real
+        self._limiter = trio.CapacityLimiter(at_once)
+
+    async def run(self, work: Callable[Given, Result], *given: Given.args, **named: Given.kwargs) -> Result:
+        """`work(*given, **named)`, which is waited for to its end even when the caller is cancelled."""
+        if not self._real:
+            await trio.lowlevel.checkpoint()
+            return work(*given, **named)
+        return await trio.to_thread.run_sync(lambda: work(*given, **named), limiter=self._limiter)

@@ -1,0 +1,125 @@
+"""A provider that picks up what is wanted, in virtual time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from cocoon_p2p import assembly_models, limits
+from cocoon_p2p.config import NodeConfig
+from cocoon_p2p.execution.jail import JailSupport
+from cocoon_p2p.ids import JobId, Tier
+from cocoon_p2p.models.registry import InstalledModel, ModelRegistry, Offer
+from cocoon_p2p.policy import auto_serve as auto_serve_policy
+from cocoon_p2p.testing.noise_model import noise_model
+from cocoon_p2p.testing.simulation import RunningNode, Simulation
+from cocoon_p2p.wire.job import Ask
+
+SIZES = [1000, 2000]
+
+
+@pytest.fixture
+def autojump_clock() -> MockClock:
+    return MockClock(autojump_threshold=0)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, InstalledModel]:
+    folder = tmp_path_factory.mktemp("noise")
+    return {
+        name: noise_model(folder / name, SIZES, offer=Offer(name), seed=seed)
+        for seed, name in enumerate(("one", "two"))
+    }
+
+
+@pytest.fixture(autouse=True)
+def jail(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assembly_models, "support", lambda: JailSupport(5, True, ""))
+
+
+def auto(disk: str) -> NodeConfig:
+    config = NodeConfig()
+    return replace(config, provider=replace(config.provider, auto_serve=True, auto_serve_disk=disk))
+
+
+def served(node: RunningNode) -> set[str]:
+    return {row["name"] for row in node.node.models()}
+
+
+def ask_for(node: RunningNode, model: InstalledModel, subnets: int) -> None:
+    """As asks of strangers do, each from a subnet of its own."""
+    auto_serve = node.node._parts.moves.auto_serve
+    assert auto_serve is not None
+    for number in range(subnets):
+        now = node.clock.now()
+        for _ in range(2):
+            auto_serve._demand.asked(model.model_id, f"192.0.{number}.0/24", now)
+
+
+async def test_what_is_wanted_comes_and_what_was_not_used_goes(
+    tmp_path: Path, models: dict[str, InstalledModel], autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto_serve_policy, "AUTO_SERVE_KEEP_S", 300.0)
+    monkeypatch.setattr(limits, "AUTO_SERVE_AGAIN_S", 90.0)
+    one, two = models["one"], models["two"]
+    async with Simulation(tmp_path, seed=1) as sim:
+        await sim.start("p", model=one.folder, at="/ip4/8.8.8.8/tcp/1")
+        await sim.start("q", model=two.folder, at="/ip4/8.8.4.4/tcp/1")
+        own = noise_model(tmp_path / "own", [70], offer=Offer("own"), seed=9)
+        keen = await sim.start("k", model=own.folder, config=auto("4 kB"), at="/ip4/9.9.9.9/tcp/1")
+        ask_for(keen, one, 2)  # too few
+        await trio.sleep(130)
+        assert served(keen) == {"own"}
+        ask_for(keen, one, 3)
+        await trio.sleep(70)
+        assert served(keen) == {"own", "one"}
+        ask_for(keen, two, 4)
+        await trio.sleep(70)
+        assert served(keen) == {"own", "one"}  # which has only just come
+        await trio.sleep(300)
+        ask_for(keen, two, 4)
+        await trio.sleep(130)
+        assert served(keen) == {"own", "two"}
+        assert [model.name for model in ModelRegistry(keen.home).list()] == ["own", "two"]
+        await sim.kill("k")
+        keen = await sim.start("k", config=auto("4 kB"), model=own.folder, at="/ip4/9.9.9.9/tcp/1")
+        assert served(keen) == {"own", "two"}
+        await trio.sleep(61)
+        auto_serve = keen.node._parts.moves.auto_serve
+        assert auto_serve is not None and [each.model_id for each in auto_serve.picked()] == [two.model_id]
+
+
+async def test_asks_of_clients_are_heard(
+    tmp_path: Path, models: dict[str, InstalledModel], autojump_clock: MockClock
+) -> None:
+    async with Simulation(tmp_path, seed=2) as sim:
+        await sim.start("p", model=models["one"].folder, at="/ip4/8.8.8.8/tcp/1")
+        own = noise_model(tmp_path / "own", [70], offer=Offer("own"), seed=9)
+        keen = await sim.start("k", model=own.folder, config=auto("4 kB"), at="/ip4/9.9.9.9/tcp/1")
+        heard: list[str] = []
+        parts = keen.node._parts
+        assert parts.moves.auto_serve is not None
+        parts.moves.auto_serve._demand.asked = (  # type: ignore[method-assign]
+            lambda model_id, subnet, now: heard.append(subnet)
+        )
+        desk = parts.serving._desk if parts.serving else None
+        assert desk is not None
+        ask = Ask(JobId(bytes(16)), models["one"].model_id, Tier.OPEN, 1, 100, 0, 1000, 0, 0)
+        for peer in parts.network.peers():
+            desk.decide(ask, client=peer.peer, jobs_of_client=0, unix_ms=0)
+    assert heard == ["8.8.8.0/24"]
+
+
+async def test_without_a_jail_nothing_is_picked_up(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(assembly_models, "support", lambda: JailSupport(0, False, "this kernel has no Landlock"))
+    async with Simulation(tmp_path, seed=3) as sim:
+        own = noise_model(tmp_path / "own", [70], offer=Offer("own"), seed=9)
+        keen = await sim.start("k", model=own.folder, config=auto("4 kB"))
+        assert keen.node._parts.moves.auto_serve is None
+    assert "this kernel has no Landlock" in caplog.text
