@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import socket
 import struct
 import subprocess
@@ -17,6 +18,7 @@ from contextlib import (
     asynccontextmanager,
     contextmanager,
     nullcontext,
+    suppress,
 )
 from dataclasses import dataclass
 from functools import partial
@@ -228,12 +230,15 @@ def _started(server: Server, model: Path, folder: Path) -> Iterator[int]:
             text=True,
             cwd=_HERE,
             env=environ,
+            start_new_session=True,
         )
     try:
         _wait_until_ready(server, process, port, log)
         yield port
     finally:
         stop(process)
+        with suppress(ProcessLookupError):  # some leave workers behind
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _wait_until_ready(server: Server, process: subprocess.Popen[str], port: int, log: Path) -> None:

@@ -65,6 +65,7 @@ def make_serving(
         section.price_floor_percent,
         section.price_ceiling_percent,
         section.open_percent,
+        section.price_per_token,
     )
     keeper = PriceKeeper(desk, PriceLevels(store.values, section.pricing))
     allowed = allow_list(config)

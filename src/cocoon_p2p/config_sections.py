@@ -213,6 +213,10 @@ class ProviderSection:
         10_000, "Price of each item (a text, a row of the first input) in nanogram, on top of price_base.",
         low=0, high=AMOUNT_NANOGRAM_MAX,
     )  # fmt: skip
+    price_per_token: int = key(
+        100, "The same for models that generate text: price of each token, of the prompt as of the answer, in nanogram.",
+        low=0, high=AMOUNT_NANOGRAM_MAX,
+    )  # fmt: skip
     open_percent: int = key(
         100, "Price of an open job in percent of a sealed one.", low=0, high=1000,
     )  # fmt: skip
@@ -370,7 +374,10 @@ class ExecutionSection:
         check=problem_of_amount,
     )
     job_seconds_max: float = key(
-        JOB_RUN_SECONDS_DEFAULT, "Seconds that one run may take; a worker that takes longer is ended.", low=1, high=JOB_TIMEOUT_MAX_S
+        JOB_RUN_SECONDS_DEFAULT,
+        "Seconds that one run may take; a worker that takes longer is ended.",
+        low=1,
+        high=JOB_TIMEOUT_MAX_S,
     )
     output_bytes_max: int = key(JOB_BYTES_MAX, "Bytes of one job's output.", low=1024, high=JOB_BYTES_MAX)
     session_idle_s: float = key(

@@ -72,7 +72,7 @@ class UpstreamSection:
         -1, "Price of a job in nanogram; -1: price_base of [provider].", low=-1, high=AMOUNT_NANOGRAM_MAX,
     )  # fmt: skip
     price_per_item: int = key(
-        -1, "Price of each item (a text, a row; with generation a token) in nanogram; -1: price_per_item of [provider].",
+        -1, "Price of each item (a text, a row; with generation a token) in nanogram; -1: price_per_item, or price_per_token, of [provider].",
         low=-1, high=AMOUNT_NANOGRAM_MAX,
     )  # fmt: skip
     context: int = key(

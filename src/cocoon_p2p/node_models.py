@@ -7,7 +7,7 @@ import trio
 from cocoon_p2p.assembly import Parts
 from cocoon_p2p.drivers.serving import Serving
 from cocoon_p2p.errors import ConfigError
-from cocoon_p2p.rows import Row, model_row
+from cocoon_p2p.rows import Row, manifest_row, model_row
 
 
 class NodeModels:
@@ -30,6 +30,13 @@ class NodeModels:
         serving = self._parts.serving
         offered = serving is not None and await serving.withdraw(installed.model_id)
         return {"model_id": installed.model_id, "name": installed.name, "was_offered": offered}
+
+    async def describe(self, model: str) -> Row:
+        """What a model on the market takes and gives, from its manifest, which its id is the hash of: "model_id", "name", "kind",
+        "inputs", "outputs", "takes_text", "text_outputs", "labels" of a classifier, "state", "generation", "bytes", "license".
+        Raises CocoonError: NO_MODEL, AMBIGUOUS."""
+        found = await self._parts.moves.resolver.resolve(model)
+        return {"model_id": found.model_id, "name": found.name, **manifest_row(found.manifest)}
 
     def served(self) -> dict[str, int]:
         """How many jobs of others were done here, as far as jobs are remembered, by model id."""

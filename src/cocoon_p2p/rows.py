@@ -12,7 +12,7 @@ from typing import Any
 from cocoon_p2p.drivers.invites import Invitation
 from cocoon_p2p.drivers.joining import EntryState
 from cocoon_p2p.drivers.peering import Membership
-from cocoon_p2p.models.manifest import GenerationSpec, TensorSpec
+from cocoon_p2p.models.manifest import GenerationSpec, Manifest, TensorSpec
 from cocoon_p2p.models.registry import InstalledModel
 from cocoon_p2p.models.text_part import NO_ACTIVATION, TextFrontEnd
 from cocoon_p2p.models.upstream_claim import upstream_to_json
@@ -92,15 +92,25 @@ def channel_row(channel: ChannelStatus) -> Row:
 
 def model_row(model: InstalledModel) -> Row:
     """One installed model: what it is (the manifest's part) and what its operator decided."""
-    manifest = model.manifest
+    what = manifest_row(model.manifest)
     return {
         "model_id": model.model_id,
         "name": model.name,
-        "kind": manifest.kind,
-        "bytes": manifest.size,
+        "kind": what.pop("kind"),
+        "bytes": what.pop("bytes"),
         "price_base": model.offer.price_base,
         "price_per_item": model.offer.price_per_item,
         "serve": model.offer.serve,
+        **what,
+        "folder": str(model.folder),
+    }
+
+
+def manifest_row(manifest: Manifest) -> Row:
+    """What a model takes and gives, whoever has it."""
+    return {
+        "kind": manifest.kind,
+        "bytes": manifest.size,
         "takes_text": manifest.text is not None,
         "inputs": [_tensor_row(spec) for spec in manifest.inputs],
         "outputs": [_tensor_row(spec) for spec in manifest.outputs],
@@ -110,7 +120,6 @@ def model_row(model: InstalledModel) -> Row:
         "generation": None if manifest.generation is None else _generation_row(manifest.generation),
         "upstream": None if manifest.upstream is None else upstream_to_json(manifest.upstream),
         "license": manifest.license or None,
-        "folder": str(model.folder),
     }
 
 

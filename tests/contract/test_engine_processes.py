@@ -195,6 +195,23 @@ async def test_jobs_that_shared_a_worker_with_a_deadly_one_are_run_again(tmp_pat
     assert outputs[2]["sentence_embedding"].tolist() == [[56, 16]] * 4000
 
 
+async def test_a_killed_fork_server_costs_no_job(tmp_path: Path) -> None:
+    """Its workers go with it: what they had is run again."""
+    model = install(tmp_path, models.slow_model(tmp_path))
+    outputs: Arrays = {}
+    async with open_engine(device="cpu", threads=1) as engine, trio.open_nursery() as nursery:
+        pid = (await engine.load(model.model_id, model.folder)).pid
+        assert pid is not None
+
+        async def one() -> None:
+            outputs.update(await run_job(engine, model, {"turns": np.int64(200_000)}))
+
+        nursery.start_soon(one)
+        await wait_until_running(engine, 1)
+        os.kill(parent_of(pid), signal.SIGKILL)
+    assert outputs["count"] == 200_000
+
+
 async def test_a_killed_fork_server_is_replaced(tmp_path: Path) -> None:
     first = install(tmp_path, models.matmul_model(tmp_path))
     second = install(tmp_path, models.centring_model(tmp_path))

@@ -19,6 +19,7 @@ from towns import Lines, bearing, eventually
 from cocoon_p2p.cli.demo import both_signed
 from cocoon_p2p.cli.demo_folder import MARKER as MARKER_FILE
 from cocoon_p2p.cli.demo_network import PRICES
+from cocoon_p2p.config_sections import ProviderSection
 from cocoon_p2p.home import Home
 
 pytestmark = [
@@ -40,7 +41,7 @@ Whoever has a fast graphics card can rent it out at night and earn some money wi
 """
 KEYS = [
     "providers", "offers", "passages", "timeline_ms", "price_nanogram", "local_ms", "overhead_ms", "receipt",
-    "handover", "join",
+    "writing", "handover", "join",
 ]  # fmt: skip
 
 Start = Callable[..., "Demo"]
@@ -165,6 +166,11 @@ def test_json(first: tuple[Demo, Path]) -> None:
     assert shown["price_nanogram"] == receipt["price_nanogram"] > 0
     assert 0 < shown["local_ms"] < total
     assert shown["overhead_ms"] == pytest.approx(total - shown["local_ms"], abs=0.002)
+    writing = shown["writing"]
+    assert (writing["pulled"]["by"], writing["pulled"]["origin"]) == ("provider-2", "provider-1")
+    assert writing["text"].split()
+    paid_tokens = writing["prompt_tokens"] + writing["tokens"]
+    assert writing["price_nanogram"] == PRICES[1][0] + ProviderSection().price_per_token * paid_tokens
     handover = shown["handover"]
     assert handover["killed"] != handover["finished_by"]
     assert handover["providers_paid"] == 1
@@ -178,7 +184,7 @@ def test_the_screen_and_the_second_run(first: tuple[Demo, Path], start: Start, t
     _, home = first
     demo = start("--file", text, "--home", str(home))
     assert demo.end() == 0, demo.err.text
-    assert "the model is installed" in demo.err.text
+    assert "the models are installed" in demo.err.text
     assert "\r" not in demo.err.text
     screen = demo.out.text
     assert "\x1b" not in screen
@@ -186,7 +192,7 @@ def test_the_screen_and_the_second_run(first: tuple[Demo, Path], start: Start, t
     assert len(long) == 1  # the command to be copied
     assert long[0].startswith("  cocoon-node up --bootstrap /ip4/127.0.0.1/tcp/")
     for expected in ("bootstrap", "provider-3", "graphics card", "discover", "receipt", "test money", "overhead",
-                     "is killed in the middle", "to one provider"):  # fmt: skip
+                     "is killed in the middle", "to one provider", "A provider", "a token", "from provider-1"):  # fmt: skip
         assert expected in screen
     assert "both signatures checked" in screen
     assert sorted(each.name for each in home.iterdir() if not each.name.startswith(".")) == [

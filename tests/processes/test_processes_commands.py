@@ -74,7 +74,10 @@ def test_models_add_list_show_remove(tmp_path: Path) -> None:
     assert (row["name"], row["price_per_item"], row["price_base"]) == ("sums", 77, None)
     assert [spec["name"] for spec in row["inputs"]] == ["a", "b"]
     assert [spec["name"] for spec in row["outputs"]] == ["sum", "difference"]
-    assert listed.json == {"models": [{**row, "offered": False, "loaded": False, "device": None, "jobs_served": 0}]}
+    assert listed.json == {
+        "models": [{**row, "offered": False, "loaded": False, "device": None, "jobs_served": 0}],
+        "unfinished": [],
+    }
     assert by_id.json == row
     assert shown.status == 0
     assert "a float32[?,?]" in shown.out
@@ -82,7 +85,7 @@ def test_models_add_list_show_remove(tmp_path: Path) -> None:
     assert "there is no model 'sumz'" in explained(wrong, 1)
     assert "hint: there is sums" in wrong.err
     assert removed.json == {"removed": row["model_id"], "name": "sums"}
-    assert empty.json == {"models": []}
+    assert empty.json == {"models": [], "unfinished": []}
 
 
 def test_a_model_added_to_a_running_node_is_offered_at_once(market_town: Town, tmp_path: Path) -> None:

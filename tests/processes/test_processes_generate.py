@@ -97,7 +97,7 @@ def test_as_a_guest_with_a_form_for_the_answer(town: Town, tmp_path: Path) -> No
     )
     assert ended.status == 0, ended.err
     assert re.fullmatch(r"[0-9]{8}\n", ended.out)
-    assert "GRAM (test money, no value), by 12D3" in ended.err
+    assert "GRAM (test money, no value) with 13 tokens of the prompt, by 12D3" in ended.err
 
 
 def test_what_a_model_does_not_take_is_said(town: Town) -> None:

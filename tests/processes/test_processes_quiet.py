@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -113,6 +114,9 @@ def test_an_idle_node_among_four_peers_is_still(
         assert client.status()["peers"] == 4
         pids = set(town.processes())
         assert len(pids) >= 5 + 3 * 2, "five nodes; three fork servers with a worker each"
+        for pid in pids:
+            limits = Path(f"/proc/{pid}/limits").read_text()
+            assert re.search(r"^Max core file size +0 +0 ", limits, re.M), "a core file would hold what jobs say"
         before, started = {pid: cpu_s({pid}) for pid in pids}, time.monotonic()
         time.sleep(IDLE_WINDOW_S)  # the window of the measurement
         window = time.monotonic() - started

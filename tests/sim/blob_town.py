@@ -51,7 +51,7 @@ def watched(sim: Simulation) -> Iterator[Sent]:
         sent.pieces.append((own, session.stream.peer, piece))  # type: ignore[attr-defined]
         await real(self, session, piece)  # type: ignore[arg-type]
 
-    BlobServer._send_piece = note  # type: ignore[method-assign, assignment]
+    BlobServer._send_piece = note  # type: ignore[method-assign]
     try:
         yield sent
     finally:

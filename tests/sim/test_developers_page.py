@@ -26,11 +26,13 @@ import cocoon_p2p
 from cocoon_p2p import CocoonError, Node, RefusalReason, RunRequest, limits
 from cocoon_p2p.cli.parser import parse
 from cocoon_p2p.config import NodeConfig
+from cocoon_p2p.generation import GenerationRequest
 from cocoon_p2p.models.registry import ModelRegistry
 from cocoon_p2p.policy.advice import Refusal, would_be_yes
 from cocoon_p2p.policy.preference import PREFERENCES
 from cocoon_p2p.tensors import Payload, Tensor, unpack_strings
 from cocoon_p2p.testing import models
+from cocoon_p2p.testing.simulated_writing import whole_answer
 from cocoon_p2p.testing.simulation import RunningNode, Simulation
 from cocoon_p2p.testing.writing_model import writing_model
 
@@ -38,6 +40,7 @@ __all__ = ["autojump_clock", "recurrent_model"]
 
 PAGE = (Path(__file__).parents[2] / "docs" / "DEVELOPERS.md").read_text()
 FLAT = " ".join(PAGE.split())
+OTHER = Path(__file__).parents[1] / "processes" / "test_processes_developers.py"
 PROGRAM, *BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.S)
 COMMANDS = sorted(set(re.findall(r"`(cocoon-node [^`]+)`", PAGE)))
 
@@ -209,7 +212,7 @@ async def test_text_as_it_is_made(
         await sim.start("bootstrap")
         await sim.start("one", model=writing_model(tmp_path, name="llama"))
         client = await sim.start("client")
-        names = await run(block("node.generate("), client.node)
+        names = await run(block("Why is the sky blue?"), client.node)
     text, _, said = capsys.readouterr().out.rpartition("\n")[0].rpartition("\n")
     answer = names["answer"]
     assert text == answer.text
@@ -218,8 +221,42 @@ async def test_text_as_it_is_made(
     assert f"60 seconds for every {limits.GENERATION_TIMEOUT_TOKENS} of `max_tokens`" in FLAT
 
 
+async def test_an_answer_whose_provider_dies(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole: dict[str, Any] = {}
+    async with Simulation(tmp_path / "sim", seed=1) as sim:
+        await sim.start("bootstrap")
+        model = writing_model(tmp_path, name="llama")
+        for name in NAMES[:2]:
+            await sim.start(name, model=model)
+        client = await sim.start("client")
+        await client.node.offers("llama")
+        await trio.sleep(2)
+
+        async def reader() -> None:
+            whole.update(await run(block("lost on the way"), client.node))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reader)
+            await trio.sleep(2)
+            (name,) = [each for each in NAMES[:2] if sim.nodes[each].engine.streams]
+            await sim.kill(name)
+        dead = whole["answer"].attempts[0]["provider"]
+        assert whole["answer"].text == whole_answer(
+            GenerationRequest(messages=({"role": "user", "content": "Why is the sea salty?"},), max_tokens=300, seed=1)
+        )
+        assert capsys.readouterr().out.startswith(f"lost on the way: {dead} ")
+        for each in NAMES[:2]:
+            if each in sim.nodes and each != name:
+                await sim.kill(each)
+        await run(block("lost on the way"), client.node)
+        assert " after 0 tokens: " in capsys.readouterr().out
+
+
 def test_every_block_is_run_by_one_of_these_tests() -> None:
-    here = Path(__file__).read_text()
+    """Or by tests/processes/test_processes_developers.py, where a real model writes."""
+    here = "".join(path.read_text() for path in (Path(__file__), OTHER))
     ways = [ast.literal_eval(text) for text in re.findall(r'[( ]block\(("[^"]+")\)', here)]
     assert {block(holding) for holding in ways} == set(BLOCKS)
     assert "Node.open(" in PROGRAM

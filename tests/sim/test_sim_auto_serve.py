@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,6 +92,28 @@ async def test_what_is_wanted_comes_and_what_was_not_used_goes(
         await trio.sleep(61)
         auto_serve = keen.node._parts.moves.auto_serve
         assert auto_serve is not None and [each.model_id for each in auto_serve.picked()] == [two.model_id]
+
+
+async def test_what_did_not_come_leaves_nothing_on_the_disk(
+    tmp_path: Path, models: dict[str, InstalledModel], autojump_clock: MockClock
+) -> None:
+    """Strangers say what is wanted, and hold it: else they could fill the disk beyond the budget."""
+    one = models["one"]
+    async with Simulation(tmp_path, seed=4) as sim:
+        liar = await sim.start("p", model=one.folder, at="/ip4/8.8.8.8/tcp/1")
+        for entry in one.manifest.files:
+            path = liar.home / "models" / one.model_id / entry.path
+            times = path.stat()
+            path.write_bytes(bytes(entry.size))
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        own = noise_model(tmp_path / "own", [70], offer=Offer("own"), seed=9)
+        keen = await sim.start("k", model=own.folder, config=auto("4 kB"), at="/ip4/9.9.9.9/tcp/1")
+        ask_for(keen, one, 3)
+        await trio.sleep(70)
+        assert list((keen.home / "models").glob(".partial-*")), "it was begun"
+        await trio.sleep(300)
+        assert not list((keen.home / "models").glob(".partial-*"))
+        assert served(keen) == {"own"}
 
 
 async def test_asks_of_clients_are_heard(

@@ -29,6 +29,8 @@ from cocoon_p2p.cli.demo_network import (
 )
 from cocoon_p2p.cli.demo_progress import Progress
 from cocoon_p2p.cli.demo_search import WORDS_MIN, Passage, Source, check_question, nearest, read_source
+from cocoon_p2p.cli.demo_writing import MODEL as WRITER
+from cocoon_p2p.cli.demo_writing import WrappedText, Writing, pull, write
 from cocoon_p2p.cli.output import print_json, print_note, printable
 from cocoon_p2p.cli.words import best_address
 from cocoon_p2p.drivers.plain_nursery import open_plain_nursery
@@ -96,8 +98,9 @@ class Demo:
     def __post_init__(self) -> None:
         providers = len(provider_plans(self.listen))
         batches = -(-len(self.source.paragraphs) // BATCH_PARAGRAPHS)
-        # The model, bootstrap and client, the first job, offers, the question, the direct run, and the killed provider.
-        self.progress = Progress(providers + batches + 8, sys.stderr)
+        # The models, bootstrap and client, the first job, offers, the question, the direct run, the model that moves, the answer
+        # that is written, and the killed provider.
+        self.progress = Progress(providers + batches + 10, sys.stderr)
 
     @property
     def spent(self) -> int:
@@ -114,6 +117,7 @@ class Findings:
     passages: list[Passage]
     job: dict[str, Any]
     against: screen.Comparison
+    writing: Writing
     handover: Handover
     join: str
 
@@ -130,6 +134,7 @@ class Findings:
             "local_ms": self.against.local_ms,
             "overhead_ms": self.against.overhead_ms,
             "receipt": self.job["receipt"],
+            "writing": self.writing.as_json(),
             "handover": self.handover.as_json(),
             "join": self.join,
         }
@@ -161,7 +166,7 @@ async def _show(demo: Demo, children: Children, folder: Path) -> None:
     """The whole of the demo."""
     progress = demo.progress
     workshop = await children.start("the workshop", ["cocoon_p2p.cli.demo_workshop"])
-    bootstrap, model_id = await _start_bootstrap(demo, children, workshop, folder)
+    bootstrap, model_id, writer_id = await _start_bootstrap(demo, children, workshop, folder)
     providers = await _start_providers(demo, children, folder, bootstrap)
     progress.begin("starting the client")
     client = await children.start_node(client_plan(), folder / "client", bootstrap.addresses[:1])
@@ -186,10 +191,11 @@ async def _show(demo: Demo, children: Children, folder: Path) -> None:
         screen.show_passages(demo.question, demo.source.name, len(demo.source.paragraphs), passages)
         screen.show_job(demo.jobs[0], job, names.get(job["provider"], "a provider"), against)
         screen.show_price(job, _offer_of(job, offers), len(demo.jobs), demo.spent, signed=both_signed(job))
+    writing = await _write(demo, client, providers, writer_id)
     handover = await _hand_over(demo, children, client, names, vectors)
     progress.finish()
     if demo.json:
-        print_json(Findings(providers, offers, passages, job, against, handover, join).as_json())
+        print_json(Findings(providers, offers, passages, job, against, writing, handover, join).as_json())
     else:
         screen.show_handover(handover)
         screen.show_join(join, loopback=_is_loopback(bootstrap), keep=demo.keep)
@@ -203,26 +209,26 @@ async def _show(demo: Demo, children: Children, folder: Path) -> None:
 
 async def _start_bootstrap(
     demo: Demo, children: Children, workshop: Child, folder: Path
-) -> tuple[RunningNode, ModelId]:
-    """The bootstrap node, and at the same time the model in the providers' homes; its id."""
+) -> tuple[RunningNode, ModelId, ModelId]:
+    """The bootstrap node, and at the same time the models in the providers' homes; their ids."""
     homes = [folder / plan.name for plan in provider_plans(demo.listen)]
     installed: dict[str, Any] = {}
 
     async def install() -> None:
         question = {"do": "install", "cache": str(model_cache(folder)), "homes": [str(home) for home in homes]}
         installed.update(await workshop.ask(question, INSTALL_TIMEOUT_S))
-        demo.progress.done("the model is built and installed" if installed["built"] else "the model is installed")
+        demo.progress.done("the models are built and installed" if installed["built"] else "the models are installed")
 
     for home in homes:
         home.mkdir(mode=0o700, exist_ok=True)
-    demo.progress.begin("starting the bootstrap node, and looking for the model")
+    demo.progress.begin("starting the bootstrap node, and looking for the models")
     async with open_plain_nursery() as nursery:
         nursery.start_soon(install)
         bootstrap = await children.start_node(bootstrap_plan(demo.listen), folder / "bootstrap")
         demo.progress.done("the bootstrap node is ready")
         if not installed:
-            demo.progress.begin("building the model, this once")
-    return bootstrap, ModelId(installed["model_id"])
+            demo.progress.begin("building the models, this once")
+    return bootstrap, ModelId(installed["model_id"]), ModelId(installed["parrot_id"])
 
 
 async def _start_providers(demo: Demo, children: Children, folder: Path, bootstrap: RunningNode) -> list[RunningNode]:
@@ -314,6 +320,25 @@ async def _compare(
         threads=measured["threads"],
         total_ms=job["timeline_ms"]["total"],
     )
+
+
+async def _write(demo: Demo, client: RunningNode, providers: list[RunningNode], model_id: ModelId) -> Writing:
+    """The second provider has the language model from the first, and an answer made by it, shown as it comes."""
+    origin, by = providers[0], providers[1]
+    demo.progress.begin(f"{by.name} fetches a language model from {origin.name}")
+    pulled = await pull(client, by, origin, model_id)
+    demo.progress.done(f"{by.name} has the model {WRITER} from {origin.name}")
+    if demo.json:
+        writing = await write(client, by, pulled)
+    else:
+        demo.progress.finish()
+        screen.title_writing(by.name)
+        shown = WrappedText()
+        writing = await write(client, by, pulled, shown)
+        shown.end()
+        screen.show_writing(writing, (by.config.provider.price_base, by.config.provider.price_per_token))
+    demo.progress.done("the answer is written")
+    return writing
 
 
 async def _hand_over(

@@ -12,9 +12,10 @@ from typing import Any
 from cocoon_p2p.cli.demo_handover import Handover
 from cocoon_p2p.cli.demo_progress import blocks
 from cocoon_p2p.cli.demo_search import Passage
+from cocoon_p2p.cli.demo_writing import Writing
 from cocoon_p2p.cli.output import Column, paint, print_table, printable, terminal_columns
 from cocoon_p2p.cli.run import STEPS
-from cocoon_p2p.cli.words import TEST_MONEY, gram, price, short_peer
+from cocoon_p2p.cli.words import TEST_MONEY, gram, price, short_peer, size
 from cocoon_p2p.units import format_nanogram
 
 PASSAGE_LINES_MAX = 6
@@ -102,6 +103,26 @@ def show_price(job: Mapping[str, Any], offer: Mapping[str, Any] | None, jobs: in
     _fact("in all", f"{jobs} jobs for {gram(spent)}")
 
 
+def title_writing(by: str) -> None:
+    _title(f"A language model, if a small one, writes at {by}")
+
+
+def show_writing(writing: Writing, prices: tuple[int, int]) -> None:
+    """Below the text itself: where the model was from, how quick it was, and what it cost. `prices`: nanogram a job and a token."""
+    pulled = writing.pulled
+    print()
+    _fact(
+        "fetched",
+        f"{size(pulled.bytes)} from {pulled.origin}, verified; on offer at {pulled.by} {pulled.seconds:.1f} s later",
+    )
+    speed = "" if writing.tokens_s is None else f", then {writing.tokens_s:.0f} a second"
+    first = "" if writing.first_token_s is None else f", the first after {1000 * writing.first_token_s:.0f} ms{speed}"
+    _fact("answer", f"{writing.tokens} tokens{first}")
+    _fact("", "shown as they came, each sealed by itself, paid by instalments")
+    _fact("price", f"{gram(writing.price_nanogram)}: {price(*prices, tokens=True)},")
+    _fact("", f"{writing.prompt_tokens} tokens of the prompt and {writing.tokens} of the answer")
+
+
 def show_handover(handover: Handover) -> None:
     """A provider that died in the middle of a job, and what became of the job."""
     _title(f"The same again with {handover.texts} texts, and {handover.killed} is killed in the middle of it")
@@ -129,6 +150,7 @@ def show_join(command: str, *, loopback: bool, keep: bool) -> None:
 def show_kept(home: str) -> None:
     _title("The network is running; Ctrl-C ends it. In another terminal")
     print(f'  cocoon-node run minilm --text "…" --home {shlex.quote(home)}')
+    print(f'  cocoon-node generate parrot "The client" --raw --temperature 1 --home {shlex.quote(home)}')
     print(f"  cocoon-node wallet --home {shlex.quote(home)}")
 
 

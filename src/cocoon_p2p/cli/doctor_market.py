@@ -23,6 +23,8 @@ RANDOM: Row = {}
 def judge_model(model: Row, offer: Row | None, run: Row | None) -> Check:
     """One served model: `model` as the status has it, `offer` as it is announced, `run` of just now (`Node.own_answer`)."""
     name = f"model {model['name']}"
+    if model.get("state") == "cold" and offer is not None:
+        return Check(name, "pass", "on offer, and not in memory at the moment: its next job loads it")
     if not model["loaded"]:
         return Check(name, "fail", "it is not loaded", "the node's log says why; start the node again: cocoon-node up")
     device = str(model["device"])
@@ -118,19 +120,19 @@ def judge_refusal(model: str, reason: RefusalReason, detail: str) -> Check:
 
 
 def judge_price(model: Row, own: Mapping[str, int], offers: Sequence[Row], at: str) -> Check:
-    """`own`: price of a job of one item by tier. `offers`: what others offer of this model (rows_market.offer_row)."""
-    title = str(model["name"])
+    """`own`: price of a job of one item (or token) by tier. `offers`: what others offer of this model (rows_market.offer_row)."""
+    title, unit = str(model["name"]), "token" if model.get("kind") == "generation" else "item"
     name = f"price {title}"
     if own and all(price == 0 for price in own.values()):
         return Check(
             name,
             "warn",
             "this node works for nothing",
-            f"price_base and price_per_item in [provider] of node.toml, or cocoon-node models add PATH --price-base NANOGRAM{at}",
+            f"price_base and price_per_{unit} in [provider] of node.toml, or cocoon-node models set {title} --price-base NANOGRAM{at}",
         )
     dear, shown = [], []
     for tier, price in own.items():
-        others = [each for each in offers if tier in each["prices"] and each["unit"] == "item"]
+        others = [each for each in offers if tier in each["prices"] and each["unit"] == unit]
         if not others:
             shown.append(f"{gram(price)} {tier}")
             continue
@@ -141,7 +143,7 @@ def judge_price(model: Row, own: Mapping[str, int], offers: Sequence[Row], at: s
         )
         if price > DOCTOR_PRICE_FACTOR * middle and free:
             dear.append(
-                f"{gram(price)} for {_a(tier)} job of one item, and the median of {_others(len(others))} is {gram(middle)} with "
+                f"{gram(price)} for {_a(tier)} job of one {unit}, and the median of {_others(len(others))} is {gram(middle)} with "
                 f"{free} slots free"
             )
     if dear:
@@ -153,7 +155,7 @@ def judge_price(model: Row, own: Mapping[str, int], offers: Sequence[Row], at: s
             'node.toml, or let the price follow demand: pricing = "follow-demand"',
         )
     alone = "" if offers else "; nobody else is known to offer this model"
-    return Check(name, "pass", f"a job of one item costs {', '.join(shown)}{alone}")
+    return Check(name, "pass", f"a job of one {unit} costs {', '.join(shown)}{alone}")
 
 
 def one_item(offer: Row, tier: str) -> int:

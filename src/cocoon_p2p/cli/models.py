@@ -7,7 +7,7 @@ from typing import Any
 
 from cocoon_p2p.cli.output import Whole, print_json, print_pairs
 from cocoon_p2p.cli.place import find_home, load_place
-from cocoon_p2p.cli.words import TEST_MONEY, gram, size, spec
+from cocoon_p2p.cli.words import TEST_MONEY, price, size, spec
 from cocoon_p2p.config import NodeConfig
 
 PRICES = ("price_base", "price_per_item")
@@ -33,13 +33,19 @@ def config_of(options: argparse.Namespace) -> NodeConfig:
     return load_place(options)[1]
 
 
+def usual_prices(row: dict[str, Any], config: NodeConfig) -> tuple[int, int]:
+    """Nanogram a job and an item (or a token) of a model without prices of its own."""
+    section = config.provider
+    return section.price_base, section.price_per_token if row.get("generation") else section.price_per_item
+
+
 def model_pairs(row: dict[str, Any], config: NodeConfig) -> list[tuple[str, Any]]:
     """A model for people: names and values of `rows.model_row`."""
-    base, per_item = row.get("price_base"), row.get("price_per_item")
-    prices = (
-        f"{gram(config.provider.price_base if base is None else base)} a job + "
-        f"{gram(config.provider.price_per_item if per_item is None else per_item)} {'a token' if row.get('generation') else 'an item'} ({TEST_MONEY})"
+    base, per_item = (
+        usual if row.get(key) is None else row[key]
+        for key, usual in zip(PRICES, usual_prices(row, config), strict=True)
     )
+    prices = f"{price(base, per_item, tokens=bool(row.get('generation')))} ({TEST_MONEY})"
     pairs = [
         ("name", row.get("name")),
         ("model id", row.get("model_id")),

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from cocoon_p2p.cli.api_client import connect
-from cocoon_p2p.cli.models import CONFIGURED, PRICES, config_of
+from cocoon_p2p.cli.models import CONFIGURED, PRICES, config_of, usual_prices
 from cocoon_p2p.cli.output import Column, print_error, print_json, print_note, print_table
 from cocoon_p2p.cli.place import find_home, home_option
 from cocoon_p2p.cli.words import TEST_MONEY, gram, short_id, size
@@ -90,7 +90,7 @@ def _state(live: dict[str, Any] | None, served: int) -> dict[str, Any]:
 
 
 def _cells(row: dict[str, Any], config: NodeConfig) -> list[Any]:
-    prices = [_price(row[key], getattr(config.provider, key)) for key in PRICES]
+    prices = [_price(row[key], usual) for key, usual in zip(PRICES, usual_prices(row, config), strict=True)]
     loaded = f"on {row['device']}" if row["loaded"] else "on demand" if row["offered"] else "no"
     name, kind = row["name"], row["kind"]
     return [name, short_id(row["model_id"]), kind, size(row["bytes"]), loaded, row["jobs_served"], *prices]  # fmt: skip

@@ -49,15 +49,15 @@ def run_pull(options: argparse.Namespace) -> int:
                 row = _by_node(api, options, line)
     except KeyboardInterrupt:
         line.clear()
-        print_note(f"stopped; what came is kept: cocoon-node models pull {options.model} goes on")
+        print_note(f"stopped; what came is kept: cocoon-node models pull {options.model}{home_option(home)} goes on")
         return INTERRUPTED
     finally:
         line.clear()
-    _print(home, config, row, options)
+    _print(home, config, row, options, running=api is not None)
     return 0
 
 
-def _print(home: Home, config: NodeConfig, row: dict[str, Any], options: argparse.Namespace) -> None:
+def _print(home: Home, config: NodeConfig, row: dict[str, Any], options: argparse.Namespace, *, running: bool) -> None:
     from cocoon_p2p.models.registry import ModelRegistry
     from cocoon_p2p.rows import model_row
 
@@ -66,7 +66,7 @@ def _print(home: Home, config: NodeConfig, row: dict[str, Any], options: argpars
         print_json({**model, "pull": row})
         return
     print_pairs(model_pairs(model, config))
-    print_note(row["note"] or f"serve it: cocoon-node up{home_option(home)}")
+    print_note(row["note"] or ("it was here already" if running else f"serve it: cocoon-node up{home_option(home)}"))
 
 
 def _by_node(api: LocalApi, options: argparse.Namespace, line: ProgressLine) -> dict[str, Any]:

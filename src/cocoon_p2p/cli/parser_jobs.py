@@ -87,7 +87,7 @@ def _add_generate(commands: Commands, network_options: NetworkOptions) -> None:
     _add_sampling(generate)
     generate.add_argument("--stream", action=argparse.BooleanOptionalAction, default=None,
                           help="show it as it is made (default: on a terminal); with --json: a JSON object a line")  # fmt: skip
-    _add_limits(generate)
+    _add_limits(generate, deadline="node.toml's for every 256 of --max-tokens")
     network_options(generate)
 
 
@@ -120,14 +120,14 @@ def _add_sampling(generate: argparse.ArgumentParser) -> None:
                           help="with --json: each token's log-probability, and those of the N likeliest")  # fmt: skip
 
 
-def _add_limits(parser: argparse.ArgumentParser) -> None:
+def _add_limits(parser: argparse.ArgumentParser, *, deadline: str = "node.toml") -> None:
     parser.add_argument("--max-price", metavar="NANOGRAM", type=nanogram,
                         help="the most a job may cost (default: node.toml)")  # fmt: skip
     parser.add_argument("--tier", choices=("sealed", "open"),
                         help="sealed: only the provider's process sees the input (default); open: its neighbours may")  # fmt: skip
     parser.add_argument("--provider", metavar="PEER", help=f"have it run by this provider only; {PEER_HELP}")
     parser.add_argument("--timeout", metavar="S", type=_seconds,
-                        help="the deadline: give up after so many seconds (default: node.toml)")  # fmt: skip
+                        help=f"the deadline: give up after so many seconds (default: {deadline})")  # fmt: skip
     parser.add_argument("--min-reliability", metavar="SHARE", type=_share,
                         help="only providers that are so reliable in this node's experience, 0 to 1; strangers count as 0.5")  # fmt: skip
     parser.add_argument("--prefer", choices=tuple(PREFERENCES),

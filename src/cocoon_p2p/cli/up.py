@@ -34,12 +34,23 @@ def run(options: argparse.Namespace) -> int:
     130 when it was interrupted before."""
     home, config = load_place(options)
     set_up_logging(config)
+    without_core_files()
     made = home.init()
     if home.identity_file in made:
         print_note(f"made a new identity in {home.path}")
     if home.network_file.exists() and config.network.bootstrap and not config.network.private_bootstrap:
         print_note("in a private network the addresses of private_bootstrap are used, and those of bootstrap are not")
     return trio.run(partial(_up, options, home, config))
+
+
+def without_core_files() -> None:
+    """A core file of this process would hold keys, and what others' jobs say."""
+    # SPEC job/1 §3.5
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 async def _up(options: argparse.Namespace, home: Home, config: NodeConfig) -> int:

@@ -20,6 +20,7 @@ from cocoon_p2p.drivers.serving import Serving
 from cocoon_p2p.errors import CocoonError, one_line
 from cocoon_p2p.ids import ModelId, PeerId
 from cocoon_p2p.models.manifest import Manifest
+from cocoon_p2p.models.partial import partial_manifest, remove_partial
 from cocoon_p2p.models.picked_up import read_picked_up, write_picked_up
 from cocoon_p2p.models.registry import ModelRegistry
 from cocoon_p2p.net.port import Network
@@ -121,11 +122,14 @@ class AutoServe:
         for each in going:
             await self._remove(each)
         log.info("picking up model %s, of %d bytes: its demand is %.1f", model_id, manifest.size, score)
+        begun_by_hand = await ports.threads.run(partial_manifest, ports.home, model_id) is not None
         pull = ports.puller.begin(model_id, name=self._name(model_id), manifest=manifest.encode())
         try:
             await ports.puller.wait(pull)
         except CocoonError as error:
             log.info("model %s was not picked up: %s", model_id, one_line(error))
+            if not begun_by_hand:  # what strangers make us begin, and do not give, is not to fill the disk
+                await ports.threads.run(remove_partial, ports.home, model_id)
             return False
         unix = ports.clock.unix()
         self._picked[model_id] = PickedUp(model_id, manifest.size, unix, unix)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import trio
 
 from cocoon_p2p.drivers.choosing import Progress
-from cocoon_p2p.drivers.order import BuyerPorts, Order
+from cocoon_p2p.drivers.order import BuyerPorts, Order, with_hint
 from cocoon_p2p.drivers.plain_nursery import open_plain_nursery
 from cocoon_p2p.drivers.purchase import Buyer, Leg, too_late
 from cocoon_p2p.drivers.resolve import ResolvedModel
@@ -130,7 +130,14 @@ class _Course:
     async def _write(self) -> None:
         model: ResolvedModel | None = None
         while not self.answer.stopping:
-            leg = await self._next_leg(model)
+            try:
+                leg = await self._next_leg(model)
+            except CocoonError as nobody:
+                # Who asked has part of an answer: what broke it tells more than that nobody is left.
+                if nobody.code != "NO_MODEL" or self._progress.last_error is None:
+                    raise
+                with_hint(self._progress.last_error, "nobody else could be found to go on with it")
+                raise self._progress.last_error from nobody
             if leg is None:
                 return  # stopped while nobody had it
             if await self._leg(leg):

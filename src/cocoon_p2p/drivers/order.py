@@ -118,11 +118,11 @@ def nobody_fits(order: Order, wanted: Wanted, candidates: Sequence[Candidate]) -
         )
     lowest = cheapest(wanted, candidates)
     if lowest is not None and wanted.max_total is not None:
-        price = lowest.price(wanted)
+        price, unit = lowest.price(wanted), "token" if order.instalment else "item"
         return PeerRefused(
             RefusalReason.PRICE,
             f"no offer of {order.model} is within {format_nanogram(wanted.max_total)}: "
-            f"the lowest is {format_nanogram(price)} for {wanted.items} item{'s' if wanted.items > 1 else ''}",
+            f"the lowest is {format_nanogram(price)} for {wanted.items:,} {unit}{'s' if wanted.items > 1 else ''}",
             needed=price,
             hint=f"allow more: --max-price {price}",
         )

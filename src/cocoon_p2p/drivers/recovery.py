@@ -10,7 +10,8 @@ import logging
 
 from cocoon_p2p.drivers.clock import Clock, unix_ms
 from cocoon_p2p.settlement.port import Settlement
-from cocoon_p2p.store import JobRecord, JobRole, JobState, Store
+from cocoon_p2p.store import JobRecord, JobRole, JobState, ReceiptRecord, Store
+from cocoon_p2p.wire.job import decode_receipt_body
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +24,7 @@ async def recover(store: Store, settlement: Settlement, clock: Clock) -> int:
         receipt = store.receipts.by_job(held.job_id, role=role, peer=held.other)
         if held.role == "payee" and receipt is not None:
             await settlement.earned(held.job_id, receipt.price, payer=held.other)
+            _note_earned(store, receipt)
         elif held.role == "payee":
             await settlement.release(held.job_id, payer=held.other)
         elif receipt is not None:
@@ -36,6 +38,28 @@ async def recover(store: Store, settlement: Settlement, clock: Clock) -> int:
     if ended:
         log.info("%d jobs and payments of an earlier run were brought to an end", ended)
     return ended
+
+
+def _note_earned(store: Store, receipt: ReceiptRecord) -> None:
+    """Of an answer that came piece by piece, and was broken off: each piece has its receipt before the job has an end."""
+    if store.jobs.get(receipt.job_id, "provider", peer=receipt.peer_id) is not None:
+        return
+    store.jobs.insert(
+        JobRecord(
+            job_id=receipt.job_id,
+            role="provider",
+            model_id=receipt.model_id,
+            model_name="",
+            peer_id=receipt.peer_id,
+            tier=decode_receipt_body(receipt.body).tier,
+            state="done",
+            price=receipt.price,
+            items=receipt.items,
+            created_at_ms=receipt.finished_at_ms,
+            finished_at_ms=receipt.finished_at_ms,
+            error="",
+        )
+    )
 
 
 async def _end(job: JobRecord, store: Store, settlement: Settlement, clock: Clock) -> None:

@@ -42,11 +42,15 @@ class PriceSettings:
     ceiling_percent: int = 100
     open_percent: int = 100
     """Of an open job, of a sealed one's."""
+    per_token: int | None = None
+    """In the place of `per_item`, for models that generate text. None: the same."""
 
-    def listed(self, offer: RegistryOffer) -> ListedPrice:
+    def listed(self, model: InstalledModel) -> ListedPrice:
         """Of one model. Raises ConfigError."""
+        offer = model.offer
         base = self.base if offer.price_base is None else offer.price_base
-        per_item = self.per_item if offer.price_per_item is None else offer.price_per_item
+        usual = self.per_token if model.manifest.kind == GENERATION and self.per_token is not None else self.per_item
+        per_item = usual if offer.price_per_item is None else offer.price_per_item
         ListedPrice(base, per_item, ceiling_percent=max(100, self.ceiling_percent * self.open_percent // 100))
         return ListedPrice(base, per_item, self.floor_percent, self.ceiling_percent)
 
@@ -152,7 +156,7 @@ class Serving:
                 refused = Refused(RefusalReason.LIMITS, f"{model.name} does not fit: {error.message}")
                 self._desk.too_large = {**self._desk.too_large, model.model_id: refused}
             raise
-        pricing = self._make_pricing(self._prices.listed(model.offer))
+        pricing = self._make_pricing(self._prices.listed(model))
         if self._keeper is not None:
             self._keeper.levels.restore(model.model_id, pricing)
         served = ServedModel(

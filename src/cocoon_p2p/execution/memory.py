@@ -77,10 +77,10 @@ def expected_bytes(files_bytes: int, kept_bytes: int = 0) -> int:
 
 def too_large(needed: int, budget: int) -> str:
     """Why a model is not served, and what it would need: a clause."""
-    return (
-        f"it would take about {_shown(needed)} of memory, and models may take {_shown(budget)} here "
-        "([execution] memory_budget)"
-    )
+    wanted, there = _shown(needed), _shown(budget)
+    if wanted == there:  # they differ by less than is shown
+        wanted, there = f"{needed / MIB:.0f} MiB", f"{budget / MIB:.0f} MiB"
+    return f"it would take about {wanted} of memory, and models may take {there} here ([execution] memory_budget)"
 
 
 def advice_on_size(files_bytes: int, setting: str) -> str | None:

@@ -25,6 +25,8 @@ _READ_BYTES = 256 * KIB
 _MESSAGE_BYTES_MAX = ENGINE_SET_JOBS_MAX * (WORKER_INLINE_BYTES_MAX + 4 * KIB) + MIB
 _DESCRIPTORS_MAX = 253
 """What Linux passes in one message (SCM_MAX_FD)."""
+_DESCRIPTORS_WAITING_MAX = 2 * _DESCRIPTORS_MAX
+"""Of a message that has come in part, and of the one before."""
 _ANCILLARY_BYTES = (
     socket.CMSG_SPACE(_DESCRIPTORS_MAX * array.array("i").itemsize) if hasattr(socket, "CMSG_SPACE") else 0
 )
@@ -42,7 +44,9 @@ class Tag(IntEnum):
     # node → worker, jobs socket
     PROVIDERS = 10  # []
     PROBE = 11  # [execution provider, number of the device, in the jail?]
-    LOAD = 12  # [folder, manifest, execution provider, number of the device, threads, batch_items_max, output_bytes_max,
+    LOAD = (
+        12  # [folder, manifest, execution provider, number of the device, threads, batch_items_max, output_bytes_max,
+    )
     #             bytes of memory beside what the process has | None]
     RUN = 13  # [[[job, text?, outputs, bytes | [block, size]] …], [[block, size] …]] and the new blocks' descriptors
     RELEASE = 14  # [block, bytes to wipe, keep?]     an output was read
@@ -73,6 +77,8 @@ class _Incoming:
     def __init__(self) -> None:
         self.descriptors: deque[int] = deque()
         self._unpacker = msgpack.Unpacker(max_buffer_size=_MESSAGE_BYTES_MAX, use_list=True)
+        self._unfinished = 0
+        """Bytes since the last message that came whole: the unpacker itself bounds its parts only, not how many a message has."""
 
     def feed(self, data: memoryview, ancillary: list[tuple[int, int, bytes]]) -> list[Message]:
         """Raises ValueError for anything but messages."""
@@ -83,6 +89,9 @@ class _Incoming:
                 self.descriptors.extend(numbers)
         self._unpacker.feed(data)
         messages: list[Message] = list(self._unpacker)
+        self._unfinished = 0 if messages else self._unfinished + len(data)
+        if self._unfinished > _MESSAGE_BYTES_MAX or len(self.descriptors) > _DESCRIPTORS_WAITING_MAX:
+            raise ValueError("more than any message has")
         if not all(isinstance(message, list) and message for message in messages):
             raise ValueError("not a message")
         return messages

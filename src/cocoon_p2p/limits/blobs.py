@@ -34,6 +34,8 @@ BLOB_STALL_S = 10.0
 """A piece that does not come for so long is asked for elsewhere: 1 MiB at 100 KB/s."""
 BLOB_GIVE_UP_S = 60.0
 """A holder that has owed pieces for so long is left."""
+BLOB_GIVE_UP_ALONE_S = 600.0
+"""The same where it owes what nobody else has: 1 MiB at 1.7 KB/s."""
 BLOB_HASHES_TIMEOUT_S = 20.0
 """For 1 MiB of hashes; a holder that has just started may have to make them first."""
 BLOB_LOCAL_ANSWER_S = 1.0

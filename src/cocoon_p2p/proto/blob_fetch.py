@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from cocoon_p2p.errors import RemoteProtocolError
 from cocoon_p2p.ids import PeerId, peer_id_to_bytes
 from cocoon_p2p.limits import (
+    BLOB_GIVE_UP_ALONE_S,
     BLOB_GIVE_UP_S,
     BLOB_IN_FLIGHT_MAX,
     BLOB_LOCAL_ANSWER_S,
@@ -266,14 +267,24 @@ class BlobFetch:
             waits = source.waits_since()
             if not source.answered and now >= source.joined_at + BLOB_STATUS_TIMEOUT_S:
                 effects.append(self._leave(source.peer, "it does not answer"))
-            elif source.stalled_at is not None and now >= source.stalled_at + BLOB_GIVE_UP_S:
+            elif source.stalled_at is not None and now >= self._given_up_at(source, source.stalled_at):
                 effects.append(self._leave(source.peer, "it sends nothing"))
-            elif waits is not None and now >= waits + BLOB_STALL_S:
-                if source.stalled_at is None:
-                    source.stalled_at = now
+            elif source.stalled_at is None and waits is not None and now >= waits + BLOB_STALL_S:
+                source.stalled_at = now
                 for piece in list(source.requests):
-                    effects += self._cancel(piece, [source.peer])
+                    if self._has_another(piece, source):
+                        effects += self._cancel(piece, [source.peer])
         return effects + self._proceed(now)
+
+    def _has_another(self, piece: int, but: Source) -> bool:
+        """Whether somebody else would send it: what only a slow holder has is waited for."""
+        return any(
+            other is not but and other.stalled_at is None and not other.choked and other.have >> piece & 1
+            for other in self._sources.values()
+        )
+
+    def _given_up_at(self, source: Source, stalled_at: float) -> float:
+        return stalled_at + (BLOB_GIVE_UP_ALONE_S if source.requests else BLOB_GIVE_UP_S)
 
     def next_deadline(self, now: float) -> float | None:
         """When `handle_timer` is to be called, if nothing happens before."""
@@ -284,10 +295,10 @@ class BlobFetch:
             waits = source.waits_since()
             if not source.answered:
                 deadlines.append(source.joined_at + BLOB_STATUS_TIMEOUT_S)
+            elif source.stalled_at is not None:
+                deadlines.append(self._given_up_at(source, source.stalled_at))
             elif waits is not None:
                 deadlines.append(waits + BLOB_STALL_S)
-            if source.stalled_at is not None:
-                deadlines.append(source.stalled_at + BLOB_GIVE_UP_S)
         if self._awaited and self._awaited_until > now:
             deadlines.append(self._awaited_until)
         if self._look_at is not None:

@@ -22,7 +22,9 @@ class StreamedJob(ClientAttempt):
                 stream.forget_payment()
             return []
         self._frame_at = self._heard  # it may have been waiting for us
-        return self._acknowledged(stream, payment)
+        larger = stream.larger_payment()
+        total = None if larger is None else stream.amount(larger)
+        return self._acknowledged(stream, payment) if total is None else [ReserveMore(total)]
 
     def more_failed(self, error: CocoonError) -> list[ClientEffect]:
         """There is no money for more: the answer is to end here. `stream.payment_error` keeps why."""

@@ -100,9 +100,22 @@ class ClientStream:
         # SPEC job/1 §3.16
         if self.finished or self.stopping or self._wanted is not None or not self._is_due():
             return None
-        ahead = max(self.items, self.prompt_items) + self._quote.instalment
-        self._wanted = max(self.paid, min(self._quote.items, ahead))
+        self._wanted = self._ahead()
         return self._wanted
+
+    def larger_payment(self) -> int | None:
+        """Items that the client is to pay for instead, when so much came while a payment was made that its end would be reached
+        before the next one may be said; None where it will do."""
+        # SPEC job/1 §3.16
+        assert self._wanted is not None
+        if self._wanted == self._quote.items or self._wanted >= self.items + half_of(self._quote.instalment):
+            return None
+        self._wanted = self._ahead()
+        return self._wanted
+
+    def _ahead(self) -> int:
+        ahead = max(self.items, self.prompt_items) + self._quote.instalment
+        return max(self.paid, min(self._quote.items, ahead))
 
     def _is_due(self) -> bool:
         half = half_of(self._quote.instalment)

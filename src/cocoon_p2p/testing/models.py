@@ -163,7 +163,9 @@ def hungry_model(folder: Path) -> Path:
     return _write(
         folder / "hungry.onnx",
         [
-            helper.make_node("ConstantOfShape", ["elements"], ["ones"], value=numpy_helper.from_array(np.ones(1, np.float32))),
+            helper.make_node(
+                "ConstantOfShape", ["elements"], ["ones"], value=numpy_helper.from_array(np.ones(1, np.float32))
+            ),
             helper.make_node("ReduceSum", ["ones"], ["sum"], keepdims=0),
         ],
         [("elements", TensorProto.INT64, [1])],

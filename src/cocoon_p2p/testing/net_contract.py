@@ -27,8 +27,8 @@ ECHO, SINK, FAULTY = "/test/echo/1", "/test/sink/1", "/test/faulty/1"
 KEY = "/test-records/one"
 CONTENT = hashlib.sha256(b"some content").digest()
 TOPIC = "/test/topic/1"
-PATIENCE_S = 20.0
-"""Far beyond what any step takes: only a hanging test meets it."""
+PATIENCE_S = 60.0
+"""Far beyond what any test takes, ten thousand connections on a machine with other work included: only one that hangs meets it."""
 _REPEAT_S = 0.05
 
 

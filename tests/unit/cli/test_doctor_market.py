@@ -38,6 +38,7 @@ def ran(item_us: int = SLOW_US) -> dict[str, Any]:
         (MODEL, offer(), None, "pass", "loaded on cpu"),
         (MODEL, offer(item_us=0), ran(), "pass", "no speed announced yet"),
         (MODEL | {"loaded": False}, offer(), ran(), "fail", "not loaded"),
+        (MODEL | {"loaded": False, "state": "cold"}, offer(), None, "pass", "its next job loads it"),
         (MODEL, None, ran(), "fail", "not on offer"),
         (MODEL, offer("cuda:0"), ran(), "fail", "announced on cuda:0 and runs on cpu: no accelerator works"),
         (MODEL | {"device": "cuda:0"}, offer(), ran(), "warn", "runs on cuda:0"),

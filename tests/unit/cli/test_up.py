@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,15 @@ STATUS: dict[str, Any] = {
         }
     ],
 }
+
+
+def test_a_node_that_crashes_leaves_no_core_file() -> None:
+    program = (
+        "import resource; from cocoon_p2p.cli.up import without_core_files; without_core_files(); "
+        "print(resource.getrlimit(resource.RLIMIT_CORE))"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
+    assert told.stdout.strip() == "(0, 0)"
 
 
 def test_a_provider_says_what_price_device_why_and_how_to_join() -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from cocoon_p2p import limits
+from cocoon_p2p.cli.models_pull import progress_text
 from cocoon_p2p.cli.parser import parse
 from cocoon_p2p.cli.serving import serving_pairs
 from cocoon_p2p.config import NodeConfig, parse_config
@@ -161,3 +163,43 @@ def test_the_line_of_status() -> None:
     unknown = decide(IdleRules(temperature_max_c=80), MachineFacts(0))
     assert isinstance(unknown, Rests)
     assert f'"{unknown.detail}"' in PAGE.replace("\n", " ")
+
+
+def test_what_a_language_model_earns() -> None:
+    config = next(parse_config(text, "page").provider for text in CONFIGURATIONS if "price_per_token = 100\n" in text)
+    prompt, answer, places, speed = 500, 300, limits.GENERATION_ROWS_MAX, 12
+    price = config.price_base + config.price_per_token * (prompt + answer)
+    assert "100,000 + 800 × 100 = 180,000" in PAGE
+    assert price == 180_000
+    answers = 8 * 3600 * places * speed // answer
+    _, _, rest = PAGE.partition("| | a day |")
+    table = dict(re.findall(r"^\| ([\w ,]+) \| ([\d,]+) \|$", rest.split("\n\n")[0], re.M))
+    assert {name: number(count) for name, count in table.items()} == {
+        "answers": answers,
+        "tokens of prompts": prompt * answers,
+        "tokens of answers": answer * answers,
+        "earned, nanogram": price * answers,
+    }
+    assert f"{price * answers / 10**9:g} GRAM; half-empty" in PAGE
+    assert f"here {limits.INSTALMENT_TOKENS * config.price_per_token:,} nanogram" in PAGE
+
+
+def test_what_the_page_says_of_models_on_their_way() -> None:
+    flat = " ".join(PAGE.split())
+    assert f"Up to {limits.BLOB_SOURCES_MAX} peers are asked at once" in flat
+    assert f"its turn of {limits.BLOB_TURN_S:g} seconds" in flat
+    assert limits.BLOB_PARTIAL_KEPT_S == 30 * 86_400
+    assert (limits.AUTO_SERVE_INTERVAL_S, limits.AUTO_SERVE_SUBNETS_MIN, limits.AUTO_SERVE_DEAR) == (60, 3, 2)
+    assert (limits.AUTO_SERVE_KEEP_S, limits.AUTO_SERVE_AGAIN_S) == (3600, 6 * 3600)
+    assert limits.GENERATION_PREFIX_KEPT_S == 300
+    assert limits.GENERATION_KV_BYTES_MAX == 2 * limits.GIB
+    line = "fetching from 3 peers  [######......]  52%  468.1 of 900.0 MB  218.9 MB/s  2 s left"
+    assert f"\n{line}\n" in PAGE
+    row = {
+        "phase": "fetching",
+        "holders": 3,
+        "done_bytes": 468_100_000,
+        "total_bytes": 900_000_000,
+        "bytes_s": 218_900_000,
+    }
+    assert progress_text(row, len(line)).split("]")[1] == line.split("]")[1]

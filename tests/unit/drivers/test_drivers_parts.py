@@ -24,6 +24,7 @@ from cocoon_p2p.sealing.envelope import RequestSecrets, SealKey, seal_request
 from cocoon_p2p.sealing.signing import IdentityKey
 from cocoon_p2p.settlement.local import open_local_settlement
 from cocoon_p2p.store import JobRecord, ReceiptRecord, open_store
+from cocoon_p2p.wire.job import ReceiptBody
 
 
 class HeldStream:
@@ -192,7 +193,11 @@ def job_record(number: int, role: str) -> JobRecord:
 
 def receipt(number: int, role: str) -> ReceiptRecord:
     other = (PAYEE if role == "client" else PAYER).peer_id
-    return ReceiptRecord(JobId(bytes([number]) * 16), role, other, MODEL, 40, 1, 2, b"body", bytes(64))  # type: ignore[arg-type]
+    job_id, none = JobId(bytes([number]) * 16), bytes(32)
+    body = ReceiptBody(
+        PAYEE.peer_id, PAYER.peer_id, job_id, MODEL, Tier.SEALED, none, 40, 1, none, none, 0, 0, 2
+    ).encode()
+    return ReceiptRecord(job_id, role, other, MODEL, 40, 1, 2, body, bytes(64))  # type: ignore[arg-type]
 
 
 async def test_after_a_crash_both_files_tell_the_same_story(tmp_path: Path) -> None:
@@ -221,6 +226,8 @@ async def test_after_a_crash_both_files_tell_the_same_story(tmp_path: Path) -> N
         assert (await payer.balance()).spent == 80 + 50, "the job without a receipt may have been earned"
         states = {job.job_id[0]: (job.state, job.price) for job in payer_store.jobs.newest()}
         assert states == {1: ("unknown", 50), 2: ("done", 40), 3: ("done", 40)}
+        (earned,) = payee_store.jobs.newest()
+        assert (earned.job_id[0], earned.state, earned.price) == (2, "done", 40)
         for store, settlement in ((payee_store, payee), (payer_store, payer)):
             assert await settlement.open_reservations() == ()
             assert await recover(store, settlement, SystemClock()) == 0

@@ -227,3 +227,30 @@ async def test_removing_ends_workers_and_fails_what_waits(autojump_clock: trio.t
         assert pool.models == {}
         await trio.sleep(2 * LOAD_S)
         assert model.lives == []
+
+
+async def test_one_at_a_time_makes_a_pause(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pool(budget_bytes=250, room_patience_s=5) as pool:
+        a, b, c = (add(pool, name) for name in "abc")
+        for model in (a, b):
+            await pool.warm(model)
+            come(pool, model)
+        come(pool, c)
+        await trio.sleep(60)
+        assert sorted(model.jobs.drains for model in (a, b, c)) == [False, False, True]
+
+
+async def test_the_pause_is_over_when_room_was_found_elsewhere(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pool(budget_bytes=250, room_patience_s=5) as pool:
+        a, b, c = (add(pool, name) for name in "abc")
+        for model in (a, b):
+            await pool.warm(model)
+            come(pool, model)
+        come(pool, c)
+        await trio.sleep(10)
+        pausing, other = (a, b) if a.jobs.drains else (b, a)
+        assert pausing.jobs.drains
+        done(pool, other)
+        await trio.sleep(2 * LOAD_S)
+        assert [model.warm for model in (pausing, other, c)] == [True, False, True]
+        assert not pausing.jobs.drains

@@ -18,6 +18,7 @@ from cocoon_p2p.execution.memory import (
     private_bytes,
     problem_of_amount,
     process_bytes,
+    too_large,
 )
 from cocoon_p2p.limits import GIB, JOB_MEMORY_MIN_BYTES, MEMORY_BUDGET_MIN_BYTES, MIB
 
@@ -68,6 +69,8 @@ def test_advice_says_what_a_model_would_need() -> None:
     assert advice is not None
     assert "about 5.1 GiB" in advice
     assert "1.0 GiB here" in advice
+    assert too_large(1221 * MIB, 1100 * MIB) != too_large(1100 * MIB, 1100 * MIB)
+    assert "1140 MiB" in too_large(1140 * MIB, 1100 * MIB)
     assert expected_bytes(4 * GIB, GIB) == expected_bytes(4 * GIB) + GIB
 
 

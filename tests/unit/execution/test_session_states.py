@@ -171,3 +171,13 @@ async def test_a_models_sessions_end_with_it() -> None:
     assert states.count == 1
     states.drop_model(MODEL)
     assert (states.count, states.bytes_in_use) == (0, 0)
+
+
+async def test_a_session_with_a_call_under_way_is_not_dropped_for_another() -> None:
+    states = SessionStates(SessionBounds(idle_s=300, bytes_max=10_000, per_client_max=1))
+    async with states.turn(key(session=b"a" * 16)) as first:
+        first.keep(0, (), state(1))
+        await advance(states, key(session=b"b" * 16), 0, 2)
+        first.keep(1, first.state_for(1), state(3))
+    assert await advance(states, key(session=b"a" * 16), 2, 4) == 3
+    assert states.bytes_in_use == 200, "of the one that is left: before and after its last call"

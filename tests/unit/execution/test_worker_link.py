@@ -54,6 +54,47 @@ async def test_an_honest_answer() -> None:
     worker.close()
 
 
+@pytest.mark.parametrize("how", ["one message without end", "descriptors without end"])
+async def test_a_worker_that_sends_without_end_takes_no_memory_of_the_node(how: str) -> None:
+    """The worker's own memory is bounded; the node's must not do instead."""
+    node, worker = socket.socketpair()
+    worker.setblocking(False)
+    pipe = Pipe(node)
+    part = bytes(64 * 1024)
+    endless = b"\xdd\x00\x50\x00\x00" if how == "one message without end" else b""  # an array of five million
+    sent = 0
+
+    async def send() -> None:
+        nonlocal sent, endless
+        with trio.CancelScope() as scope:
+            while sent < 64 << 20:
+                await trio.lowlevel.wait_writable(worker)
+                try:
+                    if how == "one message without end":
+                        endless = endless or b"\xc6" + len(part).to_bytes(4, "big") + part
+                        size = worker.send(endless)
+                        endless = endless[size:]
+                        sent += size
+                    else:
+                        socket.send_fds(worker, [msgpack.packb([Tag.PRODUCED, []])], [worker.fileno()] * 100)
+                        sent += 1 << 20
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    scope.cancel()
+
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            with pytest.raises(ValueError, match="more than any message has"):
+                while await pipe.receive():
+                    pass
+            nursery.cancel_scope.cancel()
+    assert sent < 16 << 20
+    pipe.close()
+    worker.close()
+
+
 async def test_an_answer_in_shared_memory_is_given_back() -> None:
     worker = Worker()
     block = Block.create(7, 4096)

@@ -81,8 +81,12 @@ async def assert_serves(network: Libp2pNetwork, number: int = 9) -> None:
 async def raw_pipe(network: Libp2pNetwork, *, source: str = "127.0.0.1") -> AsyncIterator[TcpPipe]:
     """A socket of our own to a node, from another address of this machine if need be."""
     sock = trio.socket.socket()
-    await sock.bind((source, 0))
-    await sock.connect(("127.0.0.1", port_of(network)))
+    try:
+        await sock.bind((source, 0))
+        await sock.connect(("127.0.0.1", port_of(network)))
+    except BaseException:
+        sock.close()
+        raise
     pipe = TcpPipe(socket.socket(fileno=sock.detach()), network.addresses()[0])
     try:
         yield pipe

@@ -50,7 +50,7 @@ async def test_an_invalid_record_of_a_peer_is_not_believed() -> None:
 
 @pytest.mark.slow
 async def test_frozen_peers_do_not_stop_a_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lookup, "DHT_RPC_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(lookup, "DHT_RPC_TIMEOUT_S", 1.0)  # the living answer in that time on a busy machine, too
     async with AsyncExitStack() as stack:
         first = await stack.enter_async_context(open_node(1))
         known = full_addresses(first)
@@ -62,7 +62,7 @@ async def test_frozen_peers_do_not_stop_a_lookup(monkeypatch: pytest.MonkeyPatch
         await last.dht_put(KEY, b"1:x")
         client = await stack.enter_async_context(open_node(10, bootstrap=known))
         assert await client.dht_get(KEY) == b"1:x"
-        assert trio.current_time() - begin < 8.0, "two lookups of at most 3 s, and storing"
+        assert trio.current_time() - begin < 16.0, "two lookups of at most 6 s, and storing"
 
 
 async def test_dht_clients_are_not_asked() -> None:

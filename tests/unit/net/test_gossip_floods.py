@@ -85,7 +85,8 @@ async def test_who_sends_too_fast_waits_and_is_reported(reports: Watched, monkey
     """Replays: each is dropped unread, and still no more than so many a second come through."""
     monkeypatch.setattr(neighbour, "GOSSIP_MESSAGES_PER_LINK_BURST", 10)
     monkeypatch.setattr(neighbour, "GOSSIP_MESSAGES_PER_LINK_S", 100.0)
-    monkeypatch.setattr(neighbour, "GOSSIP_FLOOD_PATIENCE_S", 0.3)
+    # A small part of the 0.9 s that it is to wait: on a machine with other work it sends slower itself, and waits less for us.
+    monkeypatch.setattr(neighbour, "GOSSIP_FLOOD_PATIENCE_S", 0.05)
     async with (
         open_node(1) as server,
         server.subscribe(TOPIC, accept) as heard,

@@ -73,7 +73,9 @@ async def test_nothing_new_is_not_told() -> None:
         other._identification.changed()
         other.set_handler(ECHO, echo)
         await polled(lambda: len(pushes) > 0)
-        await other._identification._push_to_all()
+        described = other._identification
+        await polled(lambda: described._told[one.peer_id] == described._self.version())  # the push has ended here, too
+        await described._push_to_all()
         assert len(pushes) == 1
 
 

@@ -246,7 +246,9 @@ async def test_circuits_of_one_peer_are_bounded() -> None:
     async with three(circuits_per_peer=1) as (relay, provider, _), open_node(4, listen=[]) as second:
         with pytest.raises(TransportError, match="the relay is full"):
             await second.connect(provider.peer_id, provider._relay_client.addresses())
-        assert relay.counters()["relay_refused_resource_limit_exceeded"] == 1
+        # Not once: its DHT, which is told of the provider by the relay, may have tried it, too.
+        assert relay.counters()["relay_refused_resource_limit_exceeded"] >= 1
+        assert relay._relay_server.circuits == relay.counters()["relay_circuits"] == 1
 
 
 async def test_a_reader_that_stops_holds_up_its_writer_and_fills_nothing() -> None:

@@ -7,11 +7,14 @@ import trio
 from gossip_attackers import accept
 from net_nodes import open_node, polled
 
+from cocoon_p2p.ids import PeerId
 from cocoon_p2p.net.addresses import parse_address
 from cocoon_p2p.net.gossip import neighbour as neighbour_module
+from cocoon_p2p.net.gossip.messages import MESHSUB
 from cocoon_p2p.net.libp2p import Libp2pNetwork
 from cocoon_p2p.net.port import PeerConnected
 from cocoon_p2p.net.switch.links import Link
+from cocoon_p2p.net.yamux.stream import Carrier, MuxStream
 from cocoon_p2p.testing.net_contract import ECHO, TOPIC, echo
 
 
@@ -31,6 +34,21 @@ def used(one: Libp2pNetwork, two: Libp2pNetwork) -> Link:
     link = one._switch.link(two.peer_id)
     assert link is not None
     return link
+
+
+def gossip_connections(sender: Libp2pNetwork) -> list[Carrier]:
+    """Those over which it opens its stream of gossip from now on, the newest last."""
+    opened: list[Carrier] = []
+    open_raw = sender._streams.open_raw
+
+    async def noted(peer: PeerId, *protocols: str, link: Link | None = None) -> MuxStream:
+        stream = await open_raw(peer, *protocols, link=link)
+        if protocols == MESHSUB:
+            opened.append(stream.connection)
+        return stream
+
+    sender._streams.open_raw = noted  # type: ignore[method-assign]
+    return opened
 
 
 def gossip_streams(sender: Libp2pNetwork, receiver: Libp2pNetwork) -> int:
@@ -72,10 +90,12 @@ async def test_what_was_lost_with_a_connection_is_told_again() -> None:
         one.subscribe(TOPIC, accept),
         two.subscribe(TOPIC, accept) as heard,
     ):
+        opened = gossip_connections(one)
         await one.connect(two.peer_id, two.addresses())
         await polled(lambda: bool(one._gossip._topics[TOPIC].mesh.peers and two._gossip._topics[TOPIC].mesh.peers))
         await second_link(one, two)
         at = used(one, two)
+        await polled(lambda: opened[-1] is at.connection)
 
         async def lose(*parts: object) -> None:
             await trio.lowlevel.checkpoint()

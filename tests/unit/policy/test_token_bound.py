@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from cocoon_p2p.generation import GenerationRequest
 from cocoon_p2p.limits import INSTALMENT_TOKENS
 from cocoon_p2p.policy.token_bound import first_payment, items_bound, prompt_bound
@@ -22,6 +24,10 @@ def test_tools_count() -> None:
     plain = chat("Why?")
     told = GenerationRequest(messages=plain.messages, tools=tools)
     assert prompt_bound(told) > prompt_bound(plain) + 100
+    asks = {"type": "object", "properties": {name: {"type": "string"} for name in ("city", "unit")}, "required": []}
+    nested = ({"type": "function", "function": {"name": "weather", "parameters": asks}},) * 12
+    told = GenerationRequest(messages=plain.messages, tools=nested)
+    assert prompt_bound(told) >= prompt_bound(plain) + len(json.dumps(nested, indent=2)), "as templates write them"
 
 
 def test_never_beyond_the_context() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from cocoon_p2p.errors import RemoteProtocolError
 from cocoon_p2p.ids import ModelId, PeerId, peer_id_from_public_key
-from cocoon_p2p.limits import BLOB_GIVE_UP_S, BLOB_STALL_S, BLOB_STATUS_TIMEOUT_S
+from cocoon_p2p.limits import BLOB_GIVE_UP_ALONE_S, BLOB_GIVE_UP_S, BLOB_STALL_S, BLOB_STATUS_TIMEOUT_S
 from cocoon_p2p.policy.bandwidth import Bandwidth
 from cocoon_p2p.proto.blob_effects import Ask, CheckHashes, CheckPiece, Done, FetchEffect, Leave
 from cocoon_p2p.proto.blob_fetch import TICK_S, BlobFetch, FetchFacts
@@ -177,16 +177,22 @@ def test_a_piece_that_does_not_come_is_asked_of_another() -> None:
     fetch.handle(A, Piece(slow[1] if slow[0] == late[0] else slow[0], b"12345"), now)
 
 
-def test_who_sends_nothing_is_left_in_the_end() -> None:
+@pytest.mark.parametrize("alone", [True, False])
+def test_who_sends_nothing_is_left_in_the_end(alone: bool) -> None:
+    """What only it has is waited for longer."""
     fetch = machine([5] * 3)
     join(fetch, A, 0.0)
+    if not alone:
+        join(fetch, B, 0.0)
     now, left = 0.0, False
     while not left and now < 1000:
         deadline = fetch.next_deadline(now)
         assert deadline is not None
         now = max(deadline, now + 0.001)
-        left = any(isinstance(each, Leave) for each in fetch.handle_timer(now))
-    assert BLOB_GIVE_UP_S <= now <= BLOB_GIVE_UP_S + 2 * BLOB_STALL_S
+        effects = fetch.handle_timer(now)
+        left = any(isinstance(each, Leave) and each.peer == A for each in effects)
+    give_up_s = BLOB_GIVE_UP_ALONE_S if alone else BLOB_GIVE_UP_S
+    assert give_up_s <= now <= give_up_s + 2 * BLOB_STALL_S
 
 
 def test_who_does_not_answer_is_left() -> None:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
+import math
 from collections.abc import Callable
 
 import pytest
 from job_pair import JOB_ID, MODEL, UNIX_MS
 from provider_scene import Scene, announce, terms_of
-from stream_pair import BASE, StreamPair, make_stream_desk, make_stream_terms, price, sent, streaming
+from stream_pair import BASE, WHOLE, StreamPair, make_stream_desk, make_stream_terms, price, sent, streaming
 
 from cocoon_p2p import limits
 from cocoon_p2p.errors import ExecutionError, SettlementError
+from cocoon_p2p.generation import Piece, Token
 from cocoon_p2p.ids import Tier
 from cocoon_p2p.proto import job_effects as fx
 from cocoon_p2p.proto.job_states import ProviderState
+from cocoon_p2p.proto.stream_provider import half_of
 from cocoon_p2p.wire.capacity import Unit
 from cocoon_p2p.wire.job import (
     Cancel,
@@ -71,6 +75,86 @@ def test_what_is_owed_is_on_disk_before_it_is_said() -> None:
     for place, kind in enumerate(provider):
         if kind is fx.TakeMore:
             assert provider[place - 1] is fx.KeepReceipt
+
+
+def test_it_acknowledges_each_half_of_an_instalment() -> None:
+    pair = StreamPair(answer=300, at_a_time=1)
+    pair.whole()
+    acknowledged = [pay.items for pay in sent(pair, Pay)]
+    assert acknowledged[:-1] == list(range(41, 340, 32))
+    assert acknowledged[-1] == 340
+
+
+class SlowDisk(StreamPair):
+    """Of the client: its payments wait in `waiting`."""
+
+    waiting: list[fx.ReserveMore]
+
+    def begin(self) -> None:
+        self.waiting = []
+        super().begin()
+
+    def run_client(self, effects: list[fx.ClientEffect]) -> None:
+        self.waiting += [each for each in effects if isinstance(each, fx.ReserveMore)]
+        super().run_client([each for each in effects if not isinstance(each, fx.ReserveMore)])
+
+    def disk_is_done(self) -> None:
+        (payment,) = self.waiting
+        self.waiting.clear()
+        self.run_client(self.client.more_reserved(self._pay(payment.total)))
+
+
+def test_half_of_an_odd_instalment_is_rounded_up() -> None:
+    assert [half_of(each) for each in (16, 17, 64, 1023, 1024)] == [8, 9, 32, 512, 512]
+
+
+@pytest.mark.parametrize("instalment", [16, 17, 64])
+@pytest.mark.parametrize("prepaid", [0, 100, 170])
+@pytest.mark.parametrize("at_a_time", [1, 7, 64])
+def test_one_payment_at_a_time_is_made(instalment: int, prepaid: int, at_a_time: int) -> None:
+    """The disk may be slow; frames come meanwhile, as far as they are paid. Neither side ever waits for the other for ever."""
+    terms = make_stream_terms(instalment=instalment, prepaid=prepaid)
+    pair = SlowDisk(terms, answer=300, at_a_time=at_a_time)
+    pair.begin()
+    while not pair.finished:
+        while pair.step():
+            assert len(pair.waiting) <= 1
+        if pair.finished:
+            break
+        pair.disk_is_done()
+    assert pair.tokens == list(range(40, 340))
+    assert pair.paying.price == pair.earning.price == price(340)
+    for before, pay in itertools.pairwise(sent(pair, Pay)):
+        assert pay.paid == before.paid or pay.payment, "what it says is paid is paid"
+
+
+def test_a_provider_that_waited_for_our_disk_is_not_given_up_at_once() -> None:
+    pair = SlowDisk(answer=300)
+    pair.begin()
+    while pair.step():
+        pass
+    assert pair.waiting
+    for _ in range(math.ceil(limits.STREAM_STALL_S / limits.PROGRESS_INTERVAL_S)):
+        pair.now += limits.PROGRESS_INTERVAL_S
+        pair.client.heard(pair.now)
+    pair.disk_is_done()
+    pair.tick()
+    assert not pair.finished
+
+
+def test_an_end_without_a_token_is_acknowledged_too() -> None:
+    """All tokens were acknowledged before: the receipt is about one frame more."""
+    pair = streaming(1)
+    stream = pair.client.stream
+    assert stream is not None
+    assert pair.model is not None
+    assert stream.acked == stream.items == 45
+    pair.model.stopped = True
+    pair.step()
+    assert (pair.finished, pair.error) == (True, None)
+    assert sent(pair, Receipt)
+    assert pair.paying.price == pair.earning.price == price(45)
+    assert pair.signed
 
 
 def test_a_first_payment_that_was_too_small_costs_one_pay_before_the_first_frame() -> None:
@@ -220,3 +304,62 @@ def test_progress_while_it_streams_and_none_after_the_end() -> None:
     pair.now += limits.PROGRESS_INTERVAL_S
     pair.tick()
     assert len(sent(pair, Progress)) == 1
+
+
+def test_payments_may_come_to_the_disk_in_another_order() -> None:
+    class SlowDisk(StreamPair):
+        def run_provider(self, effects: list[fx.ProviderEffect]) -> None:
+            super().run_provider([each for each in effects if not isinstance(each, fx.TakeMore)])
+            taken.extend(each for each in effects if isinstance(each, fx.TakeMore))
+
+    taken: list[fx.TakeMore] = []
+    pair = SlowDisk(make_stream_terms(prepaid=150), answer=300, at_a_time=64)
+    pair.begin()
+    assert pair.model is not None
+    while len(taken) < 2:
+        assert pair.step()
+    first, second = taken
+    for payment in (second, first):
+        pair.run_provider(pair.session.more_taken(JOB_ID, payment.paid, now=pair.now))
+    before = pair.model.allowed
+    while pair.step():
+        pass
+    assert pair.model is None or pair.model.allowed >= before
+    assert pair.tokens[-1] + 1 == second.paid
+
+
+def test_an_engine_that_works_further_than_is_paid_is_not_passed_on() -> None:
+    pair = streaming()
+    assert pair.model is not None
+    items = pair.model.allowed + 1
+    data = Piece(tuple(Token(each) for each in range(items - pair.model.items)), "x").encode()
+    pair.run_provider(pair.session.produced(JOB_ID, data=data, items=items, final=False, execute_us=1, now=pair.now))
+    (failure,) = sent(pair, Failure)
+    assert failure.code is FailureCode.WORKER
+    assert pair.earning.state == "settled"
+    assert pair.earning.price < price(items)
+
+
+def test_a_further_payment_that_is_refused_behind_the_last_frame_changes_nothing() -> None:
+    """All that was worked on was paid for before, and the last PAY is on its way."""
+    pair = streaming()
+    assert pair.model is not None
+    pair.model.stopped = True
+    pair.work()
+    assert pair.session.jobs() == {JOB_ID: ProviderState.ENDING}
+    pair.run_provider(pair.session.more_refused(JOB_ID, "no credit"))
+    pair.pump()
+    assert (pair.finished, pair.error, pair.signed) == (True, None, True)
+    assert pair.paying.price == pair.earning.price == price(60)
+
+
+def test_an_answer_that_was_at_its_end_before_it_began_costs_its_prompt() -> None:
+    """It goes on behind tokens that end it: no model was run."""
+    pair = streaming(0)
+    pair.model = None
+    pair.run_provider(
+        pair.session.produced(JOB_ID, data=WHOLE.encode(), items=0, final=True, execute_us=0, now=pair.now)
+    )
+    pair.pump()
+    assert (pair.finished, pair.error, pair.signed) == (True, None, True)
+    assert pair.paying.price == pair.earning.price == price(40)

@@ -120,6 +120,18 @@ def test_a_client_that_pays_no_more_is_waited_for_a_while_and_counts_as_late() -
     assert pair.earning.state == "settled"
 
 
+def test_no_payment_is_waited_for_after_stop() -> None:
+    """The last words of a model may take long; a PAY may have been under way."""
+    pair = silent_client()
+    pair.hear_at_provider(Stop(JOB_ID))
+    assert pair.model is not None
+    pair.hear_at_provider(Pay(JOB_ID, b"", 13, 105, pair.model.items))
+    for _ in range(20):
+        pair.now += 2
+        pair.run_provider(pair.session.handle_timer(pair.now))
+    assert pair.session.jobs() == {JOB_ID: ProviderState.STREAMING}
+
+
 @pytest.mark.parametrize("cancels", [True, False])
 def test_a_client_that_leaves_with_most_of_an_instalment_counts_as_late(cancels: bool) -> None:
     pair = silent_client()
@@ -129,6 +141,17 @@ def test_a_client_that_leaves_with_most_of_an_instalment_counts_as_late(cancels:
         pair.run_provider(pair.session.lost("gone"))
     (closed,) = pair.of(fx.Closed)
     assert (closed.late, closed.error) == (True, CANCELLED_LATE if cancels else LEFT_LATE)  # type: ignore[union-attr]
+
+
+def test_a_client_that_takes_a_short_answer_and_leaves_counts_as_late() -> None:
+    """Less than half an instalment, and all that there is."""
+    pair = StreamPair(prompt=5, answer=4)
+    pair.begin()
+    pair.work()
+    assert pair.desk is not None
+    pair.run_provider(pair.session.lost("gone"))
+    (closed,) = pair.of(fx.Closed)
+    assert (closed.late, closed.error, closed.earned) == (True, LEFT_LATE, False)  # type: ignore[union-attr]
 
 
 def test_a_client_that_leaves_before_the_first_frame_does_not() -> None:

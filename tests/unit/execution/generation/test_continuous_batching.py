@@ -122,6 +122,18 @@ def test_a_paused_answer_gives_way_and_comes_back() -> None:
     assert rig.result(first).ids == expected(tiny(), "hello", 30)
 
 
+def test_who_has_paused_for_longest_gives_way() -> None:
+    rig = Rig(tiny(), rows_max=2)
+    answers = []
+    for text in ("hello", "aloha"):
+        answers.append(rig.add(request(text, 30), allowed=10))
+        rig.finish()
+        rig.now += 1
+    rig.add(request("x", 3))
+    rig.finish()
+    assert [answer.row is not None for answer in answers] == [False, True]
+
+
 @pytest.mark.parametrize("graph", ["grouped", "plain"])
 def test_memory_is_bounded_and_the_answers_are_the_same(graph: str) -> None:
     folder = tiny(graph)

@@ -91,3 +91,10 @@ def test_two_answers_of_one_chat_at_a_time() -> None:
     assert rig.result(answers[0]).ids == expected("grouped", FIRST)
     assert rig.result(answers[1]).ids == expected("grouped", FIRST + " More.")
     assert rig.scheduler.kept == 1
+
+
+def test_what_is_reused_of_an_answer_is_none_of_the_prompt() -> None:
+    rig = Rig(tiny())
+    first = rig.run(turn(FIRST))
+    resumed = GenerationRequest(prompt=FIRST, max_tokens=14, chat="c", resume=tuple(first.ids))
+    assert rig.run(resumed).reused == len(FIRST)

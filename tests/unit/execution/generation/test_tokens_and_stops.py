@@ -142,3 +142,8 @@ def test_marks_of_tool_calls_are_part_of_the_text_where_tools_were_given() -> No
     tokens = [*text_ids("a"), special("tool_call"), *text_ids("b"), special("eos")]
     assert "".join(plain.add(token) for token in tokens) == "ab"
     assert "".join(marked.add(token) for token in tokens) == "a<|tool_call|>b"
+
+
+def test_the_first_of_several_stop_strings_counts() -> None:
+    finder = StopFinder(["cd", "b", "d"])
+    assert (finder.add("abcd"), finder.found, finder.rest()) == ("a", True, "")
