@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import signal
 
+from hypothesis import settings
+
+settings.register_profile("cocoon", deadline=None)  # a busy machine is no fault of the code's
+settings.load_profile("cocoon")
+
 # A shell without job control starts what runs in the background with SIGINT ignored, nohup with SIGHUP, and our nodes would
 # inherit it: what they do on these signals is tested.
 for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
