@@ -195,6 +195,16 @@ def test_catch_alls_stand_in_two_places() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_trio_is_run_in_one_place() -> None:
+    """The one that says where Ctrl-C may come up."""
+    wrong = [
+        str(path.relative_to(ROOT))
+        for path in FILES
+        if "trio.run(" in path.read_text() and path.relative_to(SOURCE).as_posix() != "cli/interrupts.py"
+    ]
+    assert not wrong, f"use cli/interrupts.py's run_async: {wrong}"
+
+
 def test_files_are_short() -> None:
     wrong = []
     for folder in ("src", "tests", "bench", "protocols"):

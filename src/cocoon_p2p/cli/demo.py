@@ -31,6 +31,7 @@ from cocoon_p2p.cli.demo_progress import Progress
 from cocoon_p2p.cli.demo_search import WORDS_MIN, Passage, Source, check_question, nearest, read_source
 from cocoon_p2p.cli.demo_writing import MODEL as WRITER
 from cocoon_p2p.cli.demo_writing import WrappedText, Writing, pull, write
+from cocoon_p2p.cli.interrupts import run_async
 from cocoon_p2p.cli.output import print_json, print_note, printable
 from cocoon_p2p.cli.words import best_address
 from cocoon_p2p.drivers.plain_nursery import open_plain_nursery
@@ -71,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
     if demo.source.short and options.file is not None:
         print_note(f"{demo.source.name}: paragraphs shorter than {WORDS_MIN} words are left out: {demo.source.short}")
     try:
-        return trio.run(partial(_until_signal, demo, options.home))
+        return run_async(partial(_until_signal, demo, options.home))
     except ChildFailed as error:
         demo.progress.finish()
         for line in error.last_lines:

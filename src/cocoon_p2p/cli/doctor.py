@@ -11,11 +11,9 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 
-import trio
-
 from cocoon_p2p.cli.api_client import LocalApi
 from cocoon_p2p.cli.doctor_checks import Check, totals
-from cocoon_p2p.cli.interrupts import until_interrupted
+from cocoon_p2p.cli.interrupts import run_async, until_interrupted
 from cocoon_p2p.cli.output import paint, print_json, print_note, printable, terminal_columns
 from cocoon_p2p.cli.place import home_option, load_place, running_node
 from cocoon_p2p.home import Home
@@ -30,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     """0: nothing failed; 1: something did; 2: no node runs here."""
     home, _ = load_place(options)
     api = running_node(home)
-    checks = trio.run(until_interrupted, partial(_examine, options, home, api))
+    checks = run_async(until_interrupted, partial(_examine, options, home, api))
     if checks is None:
         print_note("stopped")
         return INTERRUPTED

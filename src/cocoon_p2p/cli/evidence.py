@@ -12,6 +12,7 @@ from typing import Any
 import trio
 
 from cocoon_p2p.cli.api_client import connect
+from cocoon_p2p.cli.interrupts import run_async
 from cocoon_p2p.cli.output import Column, Whole, print_hint, print_json, print_note, print_pairs, print_table
 from cocoon_p2p.cli.outputs import make_folder
 from cocoon_p2p.cli.place import find_home, home_option, load_place
@@ -124,7 +125,7 @@ def run_check(options: argparse.Namespace) -> int:
     except CocoonError as error:
         return _bad_file(error)
     model = None if options.model is None else Path(os.path.expanduser(options.model)).absolute()
-    row: dict[str, Any] = trio.run(partial(_examined, signed, home, config, model))
+    row: dict[str, Any] = run_async(partial(_examined, signed, home, config, model))
     if options.json:
         print_json(row)
     else:

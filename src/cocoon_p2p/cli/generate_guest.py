@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from cocoon_p2p.cli.guest import guest_config
+from cocoon_p2p.cli.interrupts import run_async
 from cocoon_p2p.cli.output import print_note
 from cocoon_p2p.config import NodeConfig
 from cocoon_p2p.errors import CocoonError
@@ -24,7 +25,7 @@ def generate_as_guest(
     home: Home, config: NodeConfig, bootstrap: Sequence[str], head: dict[str, Any], shown: Shown
 ) -> bool:
     """Whether it was stopped by Ctrl-C. Raises CocoonError."""
-    return trio.run(partial(_generate, home, guest_config(home, config, bootstrap), head, shown))
+    return run_async(partial(_generate, home, guest_config(home, config, bootstrap), head, shown))
 
 
 async def _generate(home: Home, config: NodeConfig, head: dict[str, Any], shown: Shown) -> bool:

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import trio
-
 from cocoon_p2p.cli.evidence import accused_jobs
+from cocoon_p2p.cli.interrupts import run_async
 from cocoon_p2p.cli.output import print_note
 from cocoon_p2p.cli.place import home_option
 from cocoon_p2p.config import NodeConfig
@@ -25,7 +24,7 @@ def offers_as_guest(
     home: Home, config: NodeConfig, bootstrap: Sequence[str], model: str | None, tier: str | None
 ) -> dict[str, Any]:
     """The market that a newcomer finds, as `Node.market` gives it. Raises ConfigError without a bootstrap address."""
-    return trio.run(partial(_offers, home, guest_config(home, config, bootstrap), model, tier))
+    return run_async(partial(_offers, home, guest_config(home, config, bootstrap), model, tier))
 
 
 def run_as_guest(
@@ -39,7 +38,7 @@ def run_as_guest(
 ) -> tuple[dict[str, Any], Payload]:
     """One job, or a dry run: its result as the local API gives it, and its outputs. Evidence of wrong answers goes into
     `evidence`, by job. Raises CocoonError."""
-    return trio.run(partial(_run, home, guest_config(home, config, bootstrap), head, payload, evidence))
+    return run_async(partial(_run, home, guest_config(home, config, bootstrap), head, payload, evidence))
 
 
 def audit_as_guest(
@@ -47,7 +46,7 @@ def audit_as_guest(
 ) -> list[dict[str, Any]]:
     """Canary jobs, as `Node.audit` gives them. `wanted` are its arguments; `providers` as they were typed. Raises
     CocoonError."""
-    return trio.run(partial(_audit, home, guest_config(home, config, bootstrap), wanted, providers))
+    return run_async(partial(_audit, home, guest_config(home, config, bootstrap), wanted, providers))
 
 
 def guest_config(home: Home, config: NodeConfig, bootstrap: Sequence[str]) -> NodeConfig:

@@ -6,12 +6,22 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple
 
 if TYPE_CHECKING:
     import trio
 
 Result = TypeVar("Result")
+Arguments = TypeVarTuple("Arguments")
+
+
+def run_async(work: Callable[[*Arguments], Awaitable[Result]], *arguments: *Arguments) -> Result:
+    """`trio.run`, in which Ctrl-C is raised where the main task waits and nowhere else. As a rule trio raises it between any
+    two instructions of any task, those of `Nursery.start_soon` included: the nursery then waits for a child that never
+    began, and the command for ever."""
+    import trio
+
+    return trio.run(work, *arguments, restrict_keyboard_interrupt_to_checkpoints=True)
 
 
 @contextmanager

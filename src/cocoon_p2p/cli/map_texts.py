@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 import trio
 
 from cocoon_p2p.cli.api_client import LocalApi, connect
+from cocoon_p2p.cli.interrupts import run_async
 from cocoon_p2p.cli.output import print_note
 from cocoon_p2p.cli.peer_names import provider_at, provider_of
 from cocoon_p2p.cli.place import load_place
@@ -57,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
         if api is not None:
             timeout_s = config.client.timeout_s if options.timeout is None else options.timeout
             options.provider = provider_at(api, options.provider, options.model)
-            failed, price = trio.run(_through_node, home.api_socket(), options, rest, timeout_s)
+            failed, price = run_async(_through_node, home.api_socket(), options, rest, timeout_s)
         else:
             failed, price = _as_guest(home, config, options, rest)
     print_note(f"{len(left)} texts, {failed} failed, for {gram(price)} ({TEST_MONEY}); written to {options.out}")
@@ -123,7 +124,7 @@ def _output(name: str, mode: Literal["w", "a"]) -> TextIO:
 def _as_guest(home: Home, config: NodeConfig, options: argparse.Namespace, rest: _Rest) -> tuple[int, int]:
     from cocoon_p2p.cli.guest import guest_config
 
-    return trio.run(_guest, home, guest_config(home, config, options.bootstrap), options, rest)
+    return run_async(_guest, home, guest_config(home, config, options.bootstrap), options, rest)
 
 
 async def _guest(home: Home, config: NodeConfig, options: argparse.Namespace, rest: _Rest) -> tuple[int, int]:

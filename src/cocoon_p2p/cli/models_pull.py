@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cocoon_p2p.cli.api_client import LocalApi, connect
 from cocoon_p2p.cli.guest import guest_config
-from cocoon_p2p.cli.interrupts import sigterm_as_ctrl_c, until_interrupted
+from cocoon_p2p.cli.interrupts import run_async, sigterm_as_ctrl_c, until_interrupted
 from cocoon_p2p.cli.models import model_pairs
 from cocoon_p2p.cli.output import print_json, print_note, print_pairs, terminal_columns
 from cocoon_p2p.cli.peer_names import find_peer
@@ -91,11 +91,9 @@ def _source(api: LocalApi, given: str | None) -> str | None:
 
 
 def _as_guest(home: Home, config: NodeConfig, options: argparse.Namespace, line: ProgressLine) -> dict[str, Any]:
-    import trio
-
     home.init()
     guest = guest_config(home, config, options.bootstrap)
-    row = trio.run(until_interrupted, partial(_pull, home, guest, options, line))
+    row = run_async(until_interrupted, partial(_pull, home, guest, options, line))
     if row is None:
         raise KeyboardInterrupt
     return row

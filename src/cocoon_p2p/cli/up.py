@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from cocoon_p2p.cli.interrupts import run_async
 from cocoon_p2p.cli.output import Whole, paint, print_json, print_note, print_pairs
 from cocoon_p2p.cli.place import home_option, load_place, set_up_logging
 from cocoon_p2p.cli.reach import network_pairs
@@ -40,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
         print_note(f"made a new identity in {home.path}")
     if home.network_file.exists() and config.network.bootstrap and not config.network.private_bootstrap:
         print_note("in a private network the addresses of private_bootstrap are used, and those of bootstrap are not")
-    return trio.run(partial(_up, options, home, config))
+    return run_async(partial(_up, options, home, config))
 
 
 def without_core_files() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 import trio
 
-from cocoon_p2p.cli.interrupts import until_interrupted
+from cocoon_p2p.cli.interrupts import run_async, until_interrupted
 
 
 async def test_what_is_not_interrupted_gives_its_result() -> None:
@@ -33,3 +35,35 @@ async def test_a_signal_cancels_it_and_it_tidies_up(number: signal.Signals) -> N
 
     assert await until_interrupted(work) is None
     assert tidied == [number]
+
+
+def test_ctrl_c_while_a_task_is_started_loses_no_task() -> None:
+    """As trio has it by default the signal would come up within `start_soon`, in a task other than the main one, and the
+    nursery would wait for a task that never began."""
+    began = []
+    signalled = trio.Event()
+
+    async def child() -> None:
+        began.append("child")
+        await trio.sleep_forever()
+
+    def starting() -> Coroutine[Any, Any, None]:
+        signal.raise_signal(signal.SIGINT)
+        began.append("the rest of what starts it")
+        return child()
+
+    async def starter() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(starting)
+            began.append("the rest of the task that starts it")
+            signalled.set()
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(starter)
+            await signalled.wait()
+            await trio.sleep_forever()
+
+    with pytest.RaisesGroup(KeyboardInterrupt, allow_unwrapped=True, flatten_subgroups=True):
+        run_async(main)
+    assert began == ["the rest of what starts it", "the rest of the task that starts it", "child"]
