@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import signal
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("cocoon", deadline=None)  # a busy machine is no fault of the code's
+# A busy machine is no fault of the code's.
+settings.register_profile("cocoon", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("cocoon")
 
 # A shell without job control starts what runs in the background with SIGINT ignored, nohup with SIGHUP, and our nodes would

@@ -25,17 +25,17 @@ def name_bytes(name: str | bytes) -> bytes:
     return bytes([len(raw)]) + raw
 
 
-def head_of(entries: list[Entry], wanted: list[str]) -> bytes:
+def head_of(entries: list[Entry], wanted: list[str], cut: int = 0) -> bytes:
     rest = b""
     for name, dtype, shape, data in entries:
         rest += name_bytes(name) + bytes([dtype, len(shape)]) + struct.pack(f"<{len(shape)}Q", *shape)
         rest += struct.pack("<Q", len(data))
     rest += b"".join(name_bytes(name) for name in wanted)
-    return struct.pack("<BBHHHI", 1, 0, len(entries), len(wanted), 0, 12 + len(rest)) + rest
+    return struct.pack("<BBHHHI", 1, 0, len(entries), len(wanted), cut, 12 + len(rest)) + rest
 
 
-def container(entries: list[Entry], wanted: list[str] | None = None) -> bytes:
-    return pad(head_of(entries, wanted or [])) + b"".join(pad(data) for _, _, _, data in entries)
+def container(entries: list[Entry], wanted: list[str] | None = None, cut: int = 0) -> bytes:
+    return pad(head_of(entries, wanted or [], cut)) + b"".join(pad(data) for _, _, _, data in entries)
 
 
 def strings(*texts: str) -> bytes:
@@ -61,15 +61,19 @@ def add_to(found: Scenarios) -> None:
         ),
         "rank-16": ([("deep", 9, (1,) * 16, b"\x01")], []),
     }  # fmt: skip
+    cuts = {"texts-cut": 2, "texts-cut-most": 65535}
+    good |= {name: ([matrix], []) for name in cuts}
     for name, (entries, wanted) in good.items():
-        raw = container(entries, wanted)
+        cut = cuts.get(name, 0)
+        raw = container(entries, wanted, cut)
         expect = {
             "tensors": [
                 {"name": n, "dtype": DTYPES[d - 1], "shape": shape, "data": data} for n, d, shape, data in entries
             ],
             "wanted": wanted,
+            "cut": cut,
         }
-        found.add(f"payload-{name}", "4.1", OPERATION, {"payload": raw}, expect)
+        found.add(f"payload-{name}", "4.3" if cut else "4.1", OPERATION, {"payload": raw}, expect)
     for name, raw in _broken(text, matrix).items():
         found.add(f"payload-bad-{name}", "4.2", OPERATION, {"payload": raw}, error("PAYLOAD"))
 
@@ -94,7 +98,6 @@ def _broken(text: Entry, matrix: Entry) -> dict[str, bytes]:
         "block-left-over": whole + bytes(64),
         "version": patched(0, b"\x02"),
         "reserved": patched(1, b"\x01"),
-        "second-reserved": patched(6, b"\x01\x00"),
         "more-tensors-than-there-are": patched(2, b"\x02\x00"),
         "fewer-tensors-than-there-are": patched(2, b"\x00\x00"),
         "257-tensors": container([(f"t{i}", 2, (0,), b"") for i in range(257)]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -61,9 +61,11 @@ from cocoon_p2p.policy.idle import IdleRules
 from cocoon_p2p.proto.market import Announcer, MarketBook, validate_record
 from cocoon_p2p.proto.provider_desk import ProviderDesk
 from cocoon_p2p.sealing.signing import IdentityKey
+from cocoon_p2p.settlement.ledger_schema import LEDGER_SCHEMA
 from cocoon_p2p.settlement.local import open_local_settlement
 from cocoon_p2p.settlement.port import Settlement
-from cocoon_p2p.store import Store, open_store
+from cocoon_p2p.store import STORE_SCHEMA, Store, open_store
+from cocoon_p2p.store.emptied import refuse_emptied
 from cocoon_p2p.store.market_journal import open_market_journal
 from cocoon_p2p.wire.capacity import CAPACITY_NAMESPACE
 from cocoon_p2p.wire.job import JOB_PROTOCOL
@@ -108,6 +110,8 @@ class Parts:
     """None for a node that serves nobody."""
     idling: Idling | None
     """None for a node without idle rules."""
+    upstreams: Upstreams | None
+    """None for a node without clusters behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +146,7 @@ async def open_parts(
     async with AsyncExitStack() as stack:
         stack.enter_context(home.lock())
         identity = home.identity()
-        store = stack.enter_context(open_store(home.state_file))
-        ledger = open_local_settlement(home.ledger_file, identity, home.channel_key(), threads=backends.clock is None)
-        settlement = stack.enter_context(ledger)
+        store, settlement = _open_books(stack, home, identity, threads=backends.clock is None)
         await recover(store, settlement, clock)
         registry = ModelRegistry(home.path)
         desk = make_desk(identity, settlement, config, clock)
@@ -186,7 +188,8 @@ async def open_parts(
             lambda: advertised_addresses(network, config),
         )
         market.refresh()
-        _keep_offers(nursery, serving, idling, market.refresh, await offer_upstreams(engine, serving, config))
+        upstreams = await offer_upstreams(engine, serving, config)
+        _keep_offers(nursery, serving, idling, market.refresh, upstreams)
         learned = ExperienceKeeper(store, clock), ConsiderationKeeper(store, clock)
         resolver = Resolver(
             market,
@@ -231,7 +234,19 @@ async def open_parts(
             moves=moves,
             serving=serving,
             idling=idling,
+            upstreams=upstreams,
         )
+
+
+def _open_books(
+    stack: ExitStack | AsyncExitStack, home: Home, identity: IdentityKey, *, threads: bool
+) -> tuple[Store, Settlement]:
+    """Jobs and money. Raises ConfigError, also for a file whose content was lost."""
+    refuse_emptied(home.state_file, STORE_SCHEMA.title, used=home.ledger_file.exists())  # which is made after it
+    store = stack.enter_context(open_store(home.state_file))
+    refuse_emptied(home.ledger_file, LEDGER_SCHEMA.title, used=store.used())
+    ledger = open_local_settlement(home.ledger_file, identity, home.channel_key(), threads=threads)
+    return store, stack.enter_context(ledger)
 
 
 async def _join(joiner: Joiner, *, must_join: bool, by_bootstrap: bool) -> None:

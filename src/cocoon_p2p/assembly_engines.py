@@ -60,7 +60,7 @@ def upstream_offers(config: NodeConfig) -> list[UpstreamOffer]:
             context=each.context if each.kind == "openai" and each.task == "generation" else 0,
             parallel=each.parallel,
             timeout_s=each.timeout_s,
-            api_key=_api_key(each.api_key_file),
+            api_key=_api_key(each.api_key_file, each.name),
         )
         offers.append(UpstreamOffer(settings, _price(each.price_base), _price(each.price_per_item)))
     return offers
@@ -70,7 +70,7 @@ def _price(given: int) -> int | None:
     return None if given < 0 else given
 
 
-def _api_key(path: str) -> str:
+def _api_key(path: str, name: str) -> str:
     """Raises ConfigError, which never quotes the file."""
     if not path:
         return ""
@@ -78,7 +78,9 @@ def _api_key(path: str) -> str:
         with open(path, "rb") as file:
             key = file.read(UPSTREAM_KEY_BYTES_MAX + 1).strip()
     except OSError as error:
-        raise ConfigError(f"[[upstream]] api_key_file: cannot read {path}: {error.strerror}") from error
+        raise ConfigError(f'[[upstream "{name}"]] api_key_file: cannot read {path}: {error.strerror}') from error
     if not key or len(key) > UPSTREAM_KEY_BYTES_MAX or not key.isascii() or not key.decode().isprintable():
-        raise ConfigError(f"[[upstream]] api_key_file: {path} holds no key", hint="one line of printable ASCII")
+        raise ConfigError(
+            f'[[upstream "{name}"]] api_key_file: {path} holds no key', hint="one line of printable ASCII"
+        )
     return key.decode()

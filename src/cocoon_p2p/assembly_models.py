@@ -132,7 +132,7 @@ async def _kept(parts: MoveParts, threads: DiskThreads, shelf: BlobShelf) -> Col
     if not shelf.shares:
         return ()
     installed = await threads.run(parts.registry.list)
-    return [*shelf.arriving, *(model.model_id for model in installed)]
+    return [*shelf.arriving, *(model.model_id for model in installed if model.offer.share)]
 
 
 def _offered(serving: Serving | None) -> Collection[ModelId]:

@@ -31,9 +31,9 @@ from cocoon_p2p.config_sections import (
     problem_of_dial_address,
     problem_of_listen_address,
 )
-from cocoon_p2p.config_upstream import UpstreamSection
+from cocoon_p2p.config_upstream import UPSTREAM_ABOUT, UpstreamSection
 from cocoon_p2p.errors import ConfigError
-from cocoon_p2p.limits import AMOUNT_NANOGRAM_MAX, MIB, UPSTREAM_ENTRIES_MAX
+from cocoon_p2p.limits import AMOUNT_NANOGRAM_MAX, MIB, NAME_CHARS_MAX, UPSTREAM_ENTRIES_MAX
 
 __all__ = [
     "ClientSection",
@@ -67,7 +67,9 @@ class NodeConfig:
     market: MarketSection = MarketSection()
     models: ModelsSection = ModelsSection()
     execution: ExecutionSection = ExecutionSection()
-    upstream: tuple[UpstreamSection, ...] = field(default=(), metadata={"each": UpstreamSection})
+    upstream: tuple[UpstreamSection, ...] = field(
+        default=(), metadata={"each": UpstreamSection, "about": UPSTREAM_ABOUT}
+    )
     settlement: SettlementSection = SettlementSection()
     log: LogSection = LogSection()
 
@@ -126,7 +128,7 @@ def parse_config(text: str, source: str, *, folder: Path | None = None) -> NodeC
             continue
         if not isinstance(table, dict):
             raise ConfigError(f"{source}: {name} is a section: write its keys under a line [{name}]")
-        parsed[name] = _parse_section(type(sections[name].default), name, table, source)
+        parsed[name] = _parse_section(type(sections[name].default), f"[{name}]", table, source)
     config = NodeConfig(**parsed)
     return config if folder is None else _with_absolute_files(config, folder)
 
@@ -141,13 +143,27 @@ def render_toml(config: NodeConfig) -> str:
     lines = ["# Configuration of a cocoon_p2p node. Amounts are nanogram: 1 GRAM = 1,000,000,000 nanogram."]
     for name, section, rules in _sections(config):
         for table in section if isinstance(section, tuple) else (section,):
-            lines += ["", f"[[{name}]]" if isinstance(section, tuple) else f"[{name}]"]
-            for each, rule in rules:
-                lines += textwrap.wrap(
-                    _explained(rule), 100, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False
-                )
-                lines.append(f"{each} = {_toml_value(getattr(table, each))}")
+            lines += ["", *_rendered(f"[[{name}]]" if isinstance(section, tuple) else f"[{name}]", table, rules)]
+        if section == ():
+            lines += ["", *_commented_example(name, rules)]
     return "\n".join(lines) + "\n"
+
+
+def _rendered(head: str, table: Any, rules: list[tuple[str, Rule]]) -> Iterator[str]:
+    yield head
+    for each, rule in rules:
+        yield from textwrap.wrap(
+            _explained(rule), 100, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False
+        )
+        yield f"{each} = {_toml_value(getattr(table, each))}"
+
+
+def _commented_example(name: str, rules: list[tuple[str, Rule]]) -> Iterator[str]:
+    """One of the tables [[name]] with what it must have, the rest as by default."""
+    (about,) = [section.metadata for section in fields(NodeConfig) if section.name == name]
+    yield from textwrap.wrap(about["about"], 100, initial_indent="# ", subsequent_indent="# ")
+    example = about["each"](**{each: rule.example for each, rule in rules if rule.example})
+    yield from (f"# {line}" for line in _rendered(f"[[{name}]]", example, rules))
 
 
 def _sections(config: NodeConfig) -> Iterator[tuple[str, Any, list[tuple[str, Rule]]]]:
@@ -177,13 +193,14 @@ def _toml_value(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
-def _parse_section(section: type[Any], name: str, table: dict[str, Any], source: str) -> Any:
+def _parse_section(section: type[Any], head: str, table: dict[str, Any], source: str) -> Any:
+    """`head` is how errors name it, such as [log]."""
     known = {each.name: each for each in fields(section)}
     values: dict[str, Any] = {}
     for each, value in table.items():
-        where = f"{source}: [{name}] {each}"
+        where = f"{source}: {head} {each}"
         if each not in known:
-            raise _unknown_key(where, each, name, known)
+            raise _unknown_key(where, each, head, known)
         values[each] = _checked(value, known[each].default, _rule(known[each]), where)
     return section(**values)
 
@@ -196,12 +213,19 @@ def _parse_tables(section: type[Any], name: str, tables: Any, source: str) -> tu
         raise ConfigError(f"{source}: got {len(tables)} tables [[{name}]]; at most {UPSTREAM_ENTRIES_MAX} are allowed")
     parsed = []
     for number, table in enumerate(tables, 1):
-        where = name if len(tables) == 1 else f"{name} {number}"
+        head = _table_head(name, table, number if len(tables) > 1 else None)
         for each in fields(section):
             if _rule(each).needed and table.get(each.name, "") == "":
-                raise ConfigError(f"{source}: [[{where}]] {each.name} is missing: {_rule(each).explanation}")
-        parsed.append(_parse_section(section, where, table, source))
+                raise ConfigError(f"{source}: {head} {each.name} is missing: {_rule(each).explanation}")
+        parsed.append(_parse_section(section, head, table, source))
     return tuple(parsed)
+
+
+def _table_head(name: str, table: dict[str, Any], number: int | None) -> str:
+    """How errors name one of the tables [[name]]: by its number, where there are several, and by its own name."""
+    own = table.get("name")
+    called = f' "{own[:NAME_CHARS_MAX]}"' if isinstance(own, str) and own and own.isprintable() else ""
+    return f"[[{name}{'' if number is None else f' {number}'}{called}]]"
 
 
 def _checked(value: Any, default: Any, rule: Rule, where: str) -> Any:
@@ -215,7 +239,8 @@ def _checked(value: Any, default: Any, rule: Rule, where: str) -> Any:
         if len(value) > rule.entries_max:
             raise ConfigError(f"{where}: got {len(value)} entries; at most {rule.entries_max} are allowed")
         _check_entries(value, rule, where)
-        return tuple(_checked(entry, "", rule, f"{where}[{i}]") for i, entry in enumerate(value))
+        usual = default[0] if default else ""
+        return tuple(_checked(entry, usual, rule, f"{where}[{i}]") for i, entry in enumerate(value))
     if isinstance(value, str):
         _check_text(value, rule, where)
     elif rule.low is not None and rule.high is not None and not rule.low <= value <= rule.high:
@@ -267,32 +292,37 @@ def _wanted(default: Any, rule: Rule) -> str:
         kind = "a whole number" if isinstance(default, int) else "a number"
         return f"it must be {kind} from {rule.low:,} to {rule.high:,}, without quotes"
     if isinstance(default, tuple):
-        return f"it must be a list of texts, such as {_toml_value(default or ('…',))}"
-    return f"it must be a text in quotes, such as {_toml_value(default)}"
+        return f"it must be a list of texts, such as {_toml_value(default or (rule.example or '…',))}"
+    text = default or rule.example or next(iter(rule.choices), "")
+    return "it must be a text in quotes" + (f", such as {_toml_value(text)}" if text else "")
 
 
 def _unknown(source: str, name: str, is_section: bool) -> ConfigError:
     sections = [section.name for section in fields(NodeConfig)]
+    heads = [_head(section) for section in fields(NodeConfig)]
     what = f"section [{name}]" if is_section else f"key {name!r} outside a section"
     home = _section_of(name)
-    hint = f"{name} belongs under [{home}]" if home else _did_you_mean(name, sections)
-    return ConfigError(
-        f"{source}: there is no {what}", hint=hint or f"the sections are {', '.join(f'[{s}]' for s in sections)}"
-    )
+    hint = f"{name} belongs under {home}" if home else _did_you_mean(name, sections)
+    return ConfigError(f"{source}: there is no {what}", hint=hint or f"the sections are {', '.join(heads)}")
 
 
-def _unknown_key(where: str, name: str, section: str, known: dict[str, Field[Any]]) -> ConfigError:
+def _unknown_key(where: str, name: str, head: str, known: dict[str, Field[Any]]) -> ConfigError:
     home = _section_of(name)
-    hint = f"{name} belongs under [{home}]" if home else _did_you_mean(name, known)
-    return ConfigError(f"{where}: there is no such key", hint=hint or f"the keys of [{section}] are {', '.join(known)}")
+    hint = f"{name} belongs under {home}" if home else _did_you_mean(name, known)
+    return ConfigError(f"{where}: there is no such key", hint=hint or f"the keys of {head} are {', '.join(known)}")
 
 
 def _section_of(name: str) -> str | None:
-    """The section that has a key of this name."""
+    """The section that has a key of this name, as it stands in the file."""
+    heads = {section.name: _head(section) for section in fields(NodeConfig)}
     for section, _, rules in _sections(NodeConfig()):
         if any(each == name for each, _ in rules):
-            return section
+            return heads[section]
     return None
+
+
+def _head(section: Field[Any]) -> str:
+    return f"[[{section.name}]]" if section.metadata.get("each") else f"[{section.name}]"
 
 
 def _did_you_mean(name: str, known: Any) -> str | None:

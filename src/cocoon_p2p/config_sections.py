@@ -96,6 +96,8 @@ class Rule:
     """What an operator may have meant who wrote too few entries."""
     needed: bool = False
     """Of a table that may stand several times: each must have it."""
+    example: str = ""
+    """A text that would be right, where the default shows none."""
 
 
 def key(default: bool | float | str | tuple[str, ...], explanation: str, **bounds: Any) -> Any:
@@ -289,7 +291,7 @@ class IdleSection:
     )  # fmt: skip
     hours: tuple[str, ...] = key(
         (), 'Serve only within these hours of local time, such as "22:00-07:00"; empty: around the clock.',
-        check=problem_of_hours,
+        check=problem_of_hours, example="22:00-07:00",
     )  # fmt: skip
     grace_s: float = key(
         30.0, "Seconds that running jobs may take to finish when a rule ends the serving; then their clients are told to "

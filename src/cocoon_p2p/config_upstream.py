@@ -18,6 +18,12 @@ from cocoon_p2p.limits import (
 )
 from cocoon_p2p.models.upstream_claim import UPSTREAM_KINDS, UPSTREAM_MODEL_CHARS_MAX
 
+UPSTREAM_ABOUT = (
+    "Models that a cluster of your own runs already can be offered through this node (docs/OPERATORS.md): by a table "
+    "like this for each of them, without the # before its lines."
+)
+"""What stands in a node.toml without such a table, above an example of one."""
+
 
 def problem_of_upstream_url(text: str) -> str | None:
     """What is wrong with the URL of a cluster; None when it is right."""
@@ -48,6 +54,7 @@ class UpstreamSection:
 
     name: str = key(
         "", "What this node calls the model in its offers.", high=NAME_CHARS_MAX, needed=True, check=problem_of_name,
+        example="llama",
     )  # fmt: skip
     kind: str = key(
         "openai", "The protocol that the cluster speaks. open-inference: the Open Inference Protocol, version 2 (Triton, KServe …); "
@@ -60,10 +67,11 @@ class UpstreamSection:
     )  # fmt: skip
     url: str = key(
         "", "Where it listens, without the protocol's own path, such as http://10.0.0.5:8000.",
-        check=problem_of_upstream_url, needed=True,
+        check=problem_of_upstream_url, needed=True, example="http://10.0.0.5:8000",
     )  # fmt: skip
     model: str = key(
         "", "What the cluster calls the model; it is part of the model's id.", high=UPSTREAM_MODEL_CHARS_MAX, needed=True,
+        example="meta-llama/Llama-3.3-70B-Instruct",
     )  # fmt: skip
     api_key_file: str = key(
         "", "File with the key that the cluster wants, relative to this file; empty: it wants none."

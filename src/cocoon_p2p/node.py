@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from cocoon_p2p.assembly import Backends, Parts, open_parts
 from cocoon_p2p.config import NodeConfig, load_config, render_toml
+from cocoon_p2p.drivers.clock import unix_ms
 from cocoon_p2p.execution.port import ModelStatus
 from cocoon_p2p.home import Home, locate_home
+from cocoon_p2p.limits import DAMAGED_ROWS_TOLD_MS
 from cocoon_p2p.node_audit import NodeAudit
 from cocoon_p2p.node_doctor import NodeDoctor
 from cocoon_p2p.node_generate import GeneratedToken, Generation, NodeGenerate
@@ -95,8 +97,12 @@ class Node(NodePeers, NodeMap, NodeGenerate, NodeMarket, NodeModels, NodePull, N
             "no_jail": (parts.serving.allow_list.no_jail or None) if parts.serving is not None else None,
             "idle": None if parts.idling is None else parts.idling.row(),
             "models": self.models(),
+            "not_offered": self._not_offered(),
+            "auto_serve": parts.moves.auto_serve is not None,
+            "upstreams": self._upstreams(),
             "jobs": jobs,
             "audits": self._audits(),
+            "damaged_rows": self._damaged_rows(),
             "memory_bytes": _memory_bytes(),
             "network_counters": dict(parts.network.counters()),
         }
@@ -107,6 +113,23 @@ class Node(NodePeers, NodeMap, NodeGenerate, NodeMarket, NodeModels, NodePull, N
         if not percent:
             return None
         return {"percent": percent, "repeated": repeater.repeated, "differed": repeater.differed}
+
+    def _damaged_rows(self) -> Row | None:
+        """Rows of each table that could not be read lately, and were set aside; None when there are none."""
+        since_ms = unix_ms(self._parts.clock) - DAMAGED_ROWS_TOLD_MS
+        return dict(self._parts.store.damaged.counts(since_ms=since_ms)) or None
+
+    def _not_offered(self) -> list[Row]:
+        """The models that are here to be served and are not: name, id, and why."""
+        serving = self._parts.serving
+        failed = serving.not_offered() if serving else ()
+        return [{"name": model.name, "model_id": model.model_id, "problem": why} for model, why in failed]
+
+    def _upstreams(self) -> list[Row]:
+        """The operator's clusters: name, model, and why it is not offered (None while it is)."""
+        upstreams = self._parts.upstreams
+        rows = [] if upstreams is None else [asdict(each) for each in upstreams.standing()]
+        return [row | {"problem": row["problem"] or None} for row in rows]
 
     def models(self) -> list[Row]:
         """The models that this node serves."""

@@ -236,7 +236,8 @@ class NodeGenerate(NodeJobs):
         for one conversation: a provider that has it from the turn before begins sooner.
 
         Tokens are paid by instalments as they come: neither side ever risks more than one. When a provider dies in the middle
-        another one goes on, with the same draws, without a gap or a repeat. `max_price` is nanogram for all of that. `timeout_s` None
+        another one goes on, with the same draws, without a gap or a repeat; where there is no other, whoever comes back in time, be it
+        the same. `max_price` is nanogram for all of that. `timeout_s` None
         allows the configuration's for every 256 tokens of `max_tokens`. The other limits are those of `run`.
 
         Raises ConfigError for wrong arguments at once. The iterator raises ExecutionError (INPUT: what the model wants), PeerRefused

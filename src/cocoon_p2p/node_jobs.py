@@ -19,12 +19,15 @@ from cocoon_p2p.limits import (
 )
 from cocoon_p2p.node_audit import agreement_row
 from cocoon_p2p.policy.preference import PREFERENCES, Preference
-from cocoon_p2p.rows import Row, job_row, receipt_row
+from cocoon_p2p.rows import Row, job_row, receipt_row, receipt_rows
 from cocoon_p2p.tensors import TEXT_INPUT, Payload, string_tensor
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+
+_NOTHING = Payload(())
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,12 @@ class RunResult:
     """What a quorum said; None for one answer."""
     evidence: tuple[bytes, ...] = field(default=(), repr=False)
     """Of the answers that it found wrong (evidence/1). It shows this job's input."""
+    labels: tuple[str, ...] = ()
+    """Of a classifier that was given texts: what each column of its output "scores" stands for."""
+    texts_cut: int = 0
+    """How many texts had more tokens than the model takes, and were cut: the provider's word."""
+    tokens_max: int | None = None
+    """Of a model that takes texts: the tokens of one that it looks at."""
 
     @property
     def paid_nanogram(self) -> int:
@@ -142,13 +151,13 @@ class NodeJobs:
         if order.quorum > 1:
             chosen, judged = await checks.quorum.run(order, order.quorum)
             return replace(
-                self._result(chosen),
+                self._result(chosen, payload),
                 agreement=agreement_row(judged, order.quorum),
                 evidence=tuple(each.evidence for each in judged if each.evidence is not None),
             )
         purchase = await self._parts.buyer.buy(order)
         checks.repeater.offer(order, purchase)
-        return self._result(purchase)
+        return self._result(purchase, payload)
 
     async def consider(self, request: RunRequest, payload: Payload) -> Row:
         """A dry run: who would do this job, at what price, and what every other one says; nothing is run or paid. The row is
@@ -165,7 +174,8 @@ class NodeJobs:
         return [job_row(job) for job in self._parts.store.jobs.newest(limit)]
 
     def receipts(self, limit: int = 100) -> list[Row]:
-        return [receipt_row(receipt) for receipt in self._parts.store.receipts.newest(limit)]
+        """The newest receipts, as a client and as a provider."""
+        return receipt_rows(self._parts.store, limit)
 
     def _order(self, request: RunRequest, payload: Payload) -> Order:
         """Raises ConfigError: what goes on the wire must be right before it goes."""
@@ -185,7 +195,9 @@ class NodeJobs:
             quorum=request.quorum,
         )
 
-    def _result(self, purchase: Purchase) -> RunResult:
+    def _result(self, purchase: Purchase, given: Payload = _NOTHING) -> RunResult:
+        texts = sum(tensor.shape[0] for tensor in given.tensors if tensor.name == TEXT_INPUT and len(tensor.shape) == 1)
+        text = purchase.text if texts else None
         kept = self._parts.store.receipts.by_job(purchase.job_id, role="client", peer=purchase.provider)
         return RunResult(
             payload=purchase.payload,
@@ -196,6 +208,9 @@ class NodeJobs:
             timeline_ms=purchase.timeline_ms,
             receipt=None if kept is None else receipt_row(kept),
             attempts=purchase.attempts,
+            labels=() if text is None else text.labels,
+            texts_cut=min(purchase.payload.cut, texts),
+            tokens_max=None if text is None else text.max_tokens,
         )
 
 
@@ -237,7 +252,10 @@ def payload_of(
     if isinstance(text, str):
         raise ConfigError("text must be a list of texts, not one text", hint='node.run("minilm", text=["…"])')
     if text is not None:
-        return Payload((string_tensor(TEXT_INPUT, list(text)),), tuple(outputs))
+        texts = list(text)
+        if not all(isinstance(each, str) for each in texts):
+            raise ConfigError("text must be a list of texts, each a str", hint='node.run("minilm", text=["…"])')
+        return Payload((string_tensor(TEXT_INPUT, texts),), tuple(outputs))
     return to_payload(inputs or {}, tuple(outputs))
 
 

@@ -53,6 +53,8 @@ class MapItem:
     provider: str | None = None
     price: int = 0
     """nanogram."""
+    texts_cut: int = 0
+    """Of an input of texts: how many had more tokens than the model takes, and were cut (`RunResult.texts_cut`)."""
 
 
 RunOne = Callable[[int, Any], Awaitable[MapItem]]
@@ -348,7 +350,13 @@ class _Runner:
             payload = payload_of(given if isinstance(given, Mapping) else None, texts, self._outputs)
             result = await self._patiently(payload)
             self._model = result.model_id
-            return MapItem(index, to_arrays(result.payload), provider=result.provider, price=result.paid_nanogram)
+            return MapItem(
+                index,
+                to_arrays(result.payload),
+                provider=result.provider,
+                price=result.paid_nanogram,
+                texts_cut=result.texts_cut,
+            )
         except PayloadError as error:
             return MapItem(index, None, ConfigError(f"input {index}: {error}", code="INPUT"))
         except CocoonError as error:

@@ -39,6 +39,7 @@ class Session:
         self._id = secrets.token_bytes(SESSION_ID_BYTES)
         self._state: tuple[Tensor, ...] = ()
         self._turn = trio.StrictFIFOLock()
+        self._over = False
         self.calls = 0
         """That were done."""
         self.price_nanogram = 0
@@ -53,7 +54,7 @@ class Session:
         """The next call: its outputs by name, but for the state, unless `outputs` names that. The first call may bring the
         state to begin with; else it begins with zeros. A call that failed changed nothing, or, where only its answer got lost, is
         not done twice: just make it again. Raises as `node.run`; ExecutionError(code="SESSION"): the provider does not have the
-        state any more, so a new session has to begin."""
+        state any more, so a new session has to begin. ConfigError: the session's `async with` has ended."""
         from cocoon_p2p.execution.arrays import to_arrays
 
         return to_arrays((await self.run_payload(payload_of(inputs, None, outputs))).payload)
@@ -61,6 +62,8 @@ class Session:
     async def run_payload(self, payload: Payload) -> RunResult:
         """The same for a payload as it travels, with everything that is known of the job."""
         async with self._turn:
+            if self._over:
+                raise ConfigError("this session is over", hint="call it within `async with node.session(…)`")
             result = await (self._run_travelling(payload) if self._travels else self._run_staying(payload))
             self.calls += 1
             self.price_nanogram += result.price_nanogram
@@ -83,8 +86,14 @@ class Session:
         asked = Payload((*rest, *state), tuple(dict.fromkeys((*wanted, *(out for _, out in self._manifest.state)))))
         result = await self._node.run_payload(self._request, asked)
         found = {tensor.name: tensor for tensor in result.payload.tensors}
-        self._state = tuple(_renamed(found[out], into) for into, out in self._manifest.state)
+        if not self._over:
+            self._state = tuple(_renamed(found[out], into) for into, out in self._manifest.state)
         return replace(result, payload=Payload(tuple(found[name] for name in wanted)))
+
+    def end(self) -> None:
+        """No call is begun any more, and the state is let go of."""
+        self._over = True
+        self._state = ()
 
     def _as_call(self, payload: Payload, step: int) -> Payload:
         """With the two tensors that make it one of this session."""
@@ -131,7 +140,11 @@ class NodeSession(NodeJobs):
         found = await buyer.resolve(buyer.begin(self._order(request, Payload(()))))
         if not found.manifest.state:
             raise ConfigError(f"{model} has no state: each call of it stands for itself", hint="node.run(…)")
-        yield Session(self, replace(request, model=found.model_id), found.manifest, keep)
+        session = Session(self, replace(request, model=found.model_id), found.manifest, keep)
+        try:
+            yield session
+        finally:
+            session.end()
 
     async def buy_call(self, request: RunRequest, payload: Payload) -> RunResult:
         """A call whose state stays: not to be repeated elsewhere for comparison, where the state is not."""

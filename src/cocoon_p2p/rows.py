@@ -19,6 +19,7 @@ from cocoon_p2p.models.upstream_claim import upstream_to_json
 from cocoon_p2p.net.port import ConnectedPeer, Reachability
 from cocoon_p2p.policy.reputation import Standing
 from cocoon_p2p.settlement.port import Balance, ChannelStatus
+from cocoon_p2p.store import Store
 from cocoon_p2p.store.jobs import JobRecord
 from cocoon_p2p.store.peers import PeerRecord
 from cocoon_p2p.store.receipts import ReceiptRecord
@@ -43,6 +44,16 @@ def job_row(job: JobRecord) -> Row:
         "finished_at_ms": job.finished_at_ms,
         "error": job.error or None,
     }
+
+
+def receipt_rows(store: Store, limit: int) -> list[Row]:
+    """The newest receipts, each with the model's name in the job that it is of."""
+    return [receipt_row(receipt) | {"model_name": _name_in(store, receipt)} for receipt in store.receipts.newest(limit)]
+
+
+def _name_in(store: Store, receipt: ReceiptRecord) -> str | None:
+    job = store.jobs.get(receipt.job_id, receipt.role, peer=receipt.peer_id)
+    return (job.model_name or None) if job is not None else None
 
 
 def receipt_row(receipt: ReceiptRecord) -> Row:
@@ -101,6 +112,7 @@ def model_row(model: InstalledModel) -> Row:
         "price_base": model.offer.price_base,
         "price_per_item": model.offer.price_per_item,
         "serve": model.offer.serve,
+        "share": model.offer.share,
         **what,
         "folder": str(model.folder),
     }

@@ -2,7 +2,7 @@
 
 Layout, all integers little-endian::
 
-    u8 version = 1 · u8 reserved = 0 · u16 tensor count · u16 wanted count · u16 reserved = 0 · u32 head length
+    u8 version = 1 · u8 reserved = 0 · u16 tensor count · u16 wanted count · u16 texts cut · u32 head length
     per tensor: u8 name length · name (UTF-8) · u8 dtype code · u8 rank · rank × u64 dims · u64 data bytes
     per wanted output: u8 name length · name
     zeros up to a multiple of 64 · data of each tensor, each beginning at a multiple of 64 · zeros up to a multiple of 64
@@ -29,6 +29,7 @@ from cocoon_p2p.limits import (
 )
 
 VERSION = 1
+CUT_MAX = 0xFFFF
 TEXT_INPUT = "text"
 """Name of the string tensor, shape [n], that a model with a text front end takes in place of its own inputs."""
 
@@ -81,6 +82,8 @@ class Tensor:
 class Payload:
     tensors: tuple[Tensor, ...]
     wanted: tuple[str, ...] = ()
+    cut: int = 0
+    """Of a text job's output: how many texts had more tokens than the model takes, and were cut. As its provider says."""
 
 
 def string_tensor(name: str, strings: Sequence[str]) -> Tensor:
@@ -160,8 +163,8 @@ def decode_payload(buffer: bytes | bytearray | memoryview) -> Payload:
     view = memoryview(buffer).cast("B")
     if len(view) < _PREFIX.size or len(view) % PAYLOAD_ALIGNMENT:
         raise PayloadError(f"a payload is a multiple of {PAYLOAD_ALIGNMENT} bytes long, not {len(view)}")
-    version, reserved, count, wanted_count, reserved_2, head_bytes = _PREFIX.unpack_from(view)
-    if version != VERSION or reserved or reserved_2:
+    version, reserved, count, wanted_count, cut, head_bytes = _PREFIX.unpack_from(view)
+    if version != VERSION or reserved:
         raise PayloadError(f"payload version {version} is not known here (this program knows {VERSION})")
     if count > PAYLOAD_TENSORS_MAX or wanted_count > PAYLOAD_TENSORS_MAX:
         raise PayloadError(f"more than {PAYLOAD_TENSORS_MAX} tensors in one payload")
@@ -173,7 +176,7 @@ def decode_payload(buffer: bytes | bytearray | memoryview) -> Payload:
     if head.position != head_bytes:
         raise PayloadError("the payload's head has bytes after its last entry")
     _require_zeros(view[head_bytes : aligned(head_bytes)])
-    return Payload(_slice_data(view, aligned(head_bytes), entries), wanted)
+    return Payload(_slice_data(view, aligned(head_bytes), entries), wanted, cut)
 
 
 class _Head:
@@ -258,7 +261,8 @@ def _head_bytes(payload: Payload) -> int:
 def _encode_head(payload: Payload) -> bytes:
     if max(len(payload.tensors), len(payload.wanted)) > PAYLOAD_TENSORS_MAX:
         raise PayloadError(f"more than {PAYLOAD_TENSORS_MAX} tensors in one payload")
-    head = bytearray(_PREFIX.pack(VERSION, 0, len(payload.tensors), len(payload.wanted), 0, _head_bytes(payload)))
+    cut = min(payload.cut, CUT_MAX)
+    head = bytearray(_PREFIX.pack(VERSION, 0, len(payload.tensors), len(payload.wanted), cut, _head_bytes(payload)))
     for tensor in payload.tensors:
         size = len(_flat(tensor))
         if tensor.dtype not in DTYPES:

@@ -63,6 +63,11 @@ async def ping(network: Libp2pNetwork, peer: PeerId) -> None:
     await stream.close()
 
 
+def trouble(network: Libp2pNetwork) -> dict[str, int]:
+    """What went wrong, but for the DHT's own questions, which other programs answer late on a busy machine."""
+    return {name: count for name, count in network.counters().items() if name != "dht_rpc_failed"}
+
+
 async def polled(condition: Callable[[], bool]) -> None:
     """Wait for what has no event: state that messages of the other side change."""
     while not condition():  # noqa: ASYNC110

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from foreign import Foreign, OpenForeign
-from interop_nodes import dial_each_other, open_node, polled
+from interop_nodes import dial_each_other, open_node, polled, trouble
 
 from cocoon_p2p.ids import PeerId
 from cocoon_p2p.limits import GOSSIP_MESSAGE_BYTES_MAX
@@ -37,7 +37,7 @@ async def test_both_hear_each_other(open_foreign: OpenForeign, we_dial: bool) ->
             assert await foreign.call("receive", topic=TOPIC) == [network.peer_id, text]
             await foreign.call("publish", topic=TOPIC, data=text)
             assert await anext(heard) == (foreign.peer_id, text.encode())
-        assert dict(network.counters()) == {}
+        assert trouble(network) == {}
 
 
 @pytest.mark.parametrize("implementation", ALL)

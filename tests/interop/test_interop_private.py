@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 import trio
 from foreign import ForeignError, OpenForeign
-from interop_nodes import dial, exchange, identified_link, open_node
+from interop_nodes import dial, exchange, identified_link, open_node, trouble
 
 from cocoon_p2p.errors import TransportError
 from cocoon_p2p.net.switch import inbound, outbound
@@ -37,7 +37,7 @@ async def test_with_the_key(open_foreign: OpenForeign, listen: str, we_dial: boo
         (there,) = network.peers()
         assert there.transport == ("websocket" if ending else "tcp")
         await exchange(network, foreign)
-        assert dict(network.counters()) == {}
+        assert trouble(network) == {}
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import random
 import pytest
 import trio
 from foreign import OpenForeign
-from interop_nodes import dial_each_other, echoed_by_them, echoed_by_us, identified_link, open_node, ping
+from interop_nodes import dial_each_other, echoed_by_them, echoed_by_us, identified_link, open_node, ping, trouble
 
 from cocoon_p2p.errors import EndOfStream, TransportError
 from cocoon_p2p.limits import FRAME_BYTES_MAX
@@ -61,7 +61,7 @@ async def test_streams_of_both(open_foreign: OpenForeign, we_dial: bool) -> None
                 nursery.start_soon(echoed_by_us, network, foreign, part)
                 nursery.start_soon(echoed_by_them, network, foreign, part)
         assert len(network.peers()) == 1
-        assert dict(network.counters()) == {}
+        assert trouble(network) == {}
 
 
 @pytest.mark.parametrize("implementation", ALL)

@@ -8,7 +8,7 @@ import os
 import pytest
 import trio
 from foreign import OpenForeign
-from interop_nodes import dial_each_other, echoed_by_them, echoed_by_us, open_node, ping, polled
+from interop_nodes import dial_each_other, echoed_by_them, echoed_by_us, open_node, ping, polled, trouble
 
 from cocoon_p2p.errors import EndOfStream, TransportError
 from cocoon_p2p.limits import FRAME_BYTES_MAX, STREAMS_PER_PEER_MAX
@@ -56,7 +56,7 @@ async def test_a_large_transfer_there_and_back(open_foreign: OpenForeign, implem
         await dial_each_other(network, foreign, we_dial=True)
         await echoed_by_them(network, foreign, frames)
         await echoed_by_us(network, foreign, frames)
-        assert dict(network.counters()) == {}
+        assert trouble(network) == {}
 
 
 @pytest.mark.parametrize("implementation", HALF_CLOSING)
@@ -90,7 +90,7 @@ async def test_many_streams_at_once(open_foreign: OpenForeign) -> None:
                 sizes = [1, number + 1, 10_000]
                 nursery.start_soon(echoed_by_us, network, foreign, sizes)
                 nursery.start_soon(echoed_by_them, network, foreign, sizes)
-        assert dict(network.counters()) == {}
+        assert trouble(network) == {}
 
 
 @pytest.mark.parametrize("implementation", ALL)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from foreign import OpenForeign
-from interop_nodes import dial, exchange, identified_link, open_node
+from interop_nodes import dial, exchange, identified_link, open_node, trouble
 
 from cocoon_p2p.errors import TransportError
 from cocoon_p2p.testing.net_contract import ECHO, echo
@@ -25,7 +25,7 @@ async def test_streams_over_websocket(open_foreign: OpenForeign, we_dial: bool) 
         assert there.direction == ("outbound" if we_dial else "inbound")
         assert set(foreign.addresses) <= set(there.listens_on)
         await exchange(network, foreign)
-        assert dict(network.counters()) == {}
+        assert trouble(network) == {}
 
 
 @pytest.mark.parametrize("implementation", ALL)

@@ -94,7 +94,7 @@ def test_wrong_arguments_of_run(market_town: Town, home: Path, arguments: list[s
 def test_an_unknown_model(market_town: Town, home: Path) -> None:
     ended = market_town.cli("run", "gpt-17", "--text", "a", home=home)
     assert re.search(r"gpt-17", explained(ended, 1))
-    assert ended.seconds < 10, "DISCOVERY_TIMEOUT_S, and the start of the command"
+    assert ended.seconds < 30, "DISCOVERY_TIMEOUT_S, and the start of the command on a busy machine"
 
 
 def test_an_unknown_provider(market_town: Town, home: Path) -> None:
@@ -254,7 +254,7 @@ def test_an_unreachable_bootstrap(tmp_path: Path) -> None:
         line = explained(ended, 1)
         assert "no bootstrap node could be reached" in line
         assert str(port) in line
-        assert ended.seconds < 10
+        assert ended.seconds < 30, "2 to 5 on an idle machine; not the minutes that TCP takes"
 
 
 def test_a_bootstrap_that_is_somebody_else(market_town: Town, tmp_path: Path) -> None:
@@ -271,4 +271,4 @@ def test_a_bootstrap_that_does_not_speak(tmp_path: Path) -> None:
         port = silent.getsockname()[1]
         ended = town.cli("up", "--bootstrap", f"/ip4/127.0.0.1/tcp/{port}/p2p/{STRANGER}", home=town.home("waiting"))
         assert "no bootstrap node could be reached" in explained(ended, 1)
-        assert ended.seconds < 10
+        assert ended.seconds < 30, "2 to 5 on an idle machine; not the minutes that TCP takes"

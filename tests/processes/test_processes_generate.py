@@ -127,7 +127,7 @@ def test_ctrl_c_stops_the_worker_and_pays_what_came(town: Town) -> None:
     assert 2 <= result["usage"]["completion_tokens"] < LONG
     assert result["price_nanogram"] > 0
     assert "stopped; what came is paid" in ended.err
-    assert took < 2.0, "0.1 s on an idle machine"
+    assert took < 5.0, "0.1 s on an idle machine, where the whole answer takes ten"
     same_money(town)
 
 
@@ -188,27 +188,27 @@ def result_of(command: RunningCommand) -> dict[str, Any]:
     return dict(json.loads(ended.out.splitlines()[-1])["result"])
 
 
-def test_kill_9_in_the_middle_of_an_answer(town: Town) -> None:
-    """Last: one provider is gone for a while after it."""
-    asked = (
-        "Tell me all!",
-        "--max-tokens",
-        "3000",
-        "--temperature",
-        "0.9",
-        "--top-k",
-        "10",
-        "--seed",
-        "11",
-        "--json",
-        "--stream",
-    )
-    whole = result_of(generate(town, *asked))
-    assert whole["attempts"] == []
-    command = generate(town, *asked)
+LONG_ANSWER = (
+    "Tell me all!", "--max-tokens", "3000", "--temperature", "0.9", "--top-k", "10", "--seed", "11", "--json", "--stream",
+)  # fmt: skip
+
+
+def read_lines(command: RunningCommand, count: int) -> None:
     assert command.process.stdout is not None
-    for _ in range(300):
+    for _ in range(count):
         command.process.stdout.readline()
+
+
+def name_of(town: Town, node: NodeProcess) -> str:
+    return next(name for name, each in town.nodes.items() if each is node)
+
+
+def test_kill_9_in_the_middle_of_an_answer(town: Town) -> None:
+    """One provider is gone for a while."""
+    whole = result_of(generate(town, *LONG_ANSWER))
+    assert whole["attempts"] == []
+    command = generate(town, *LONG_ANSWER)
+    read_lines(command, 300)
     doomed = at_work(town)
     assert doomed is not None, "too quick to be killed in the middle"
     doomed.kill()
@@ -217,7 +217,28 @@ def test_kill_9_in_the_middle_of_an_answer(town: Town) -> None:
     assert again["usage"] == whole["usage"]
     assert [each["provider"] for each in again["attempts"]] == [doomed.peer_id]
     assert again["provider"] != doomed.peer_id
-    name = next(name for name, node in town.nodes.items() if node is doomed)
-    town.start(name, bootstrap=[town.nodes["bootstrap"].address])
+    town.start(name_of(town, doomed), bootstrap=[town.nodes["bootstrap"].address])
     result_of(generate(town, "x", "--max-tokens", "1", "--provider", doomed.peer_id, "--json", "--stream"))
+    same_money(town)
+
+
+def test_kill_9_of_the_only_one_that_may_write_it(town: Town) -> None:
+    """It is started again, where it was, and goes on."""
+    only = town.nodes["one"]
+    asked = (*LONG_ANSWER, "--provider", only.peer_id)
+    whole = result_of(generate(town, *asked))
+    command = generate(town, *asked)
+    read_lines(command, 300)
+    only.kill()
+    town.launch("one", bootstrap=[town.nodes["bootstrap"].address])
+    again = result_of(command)
+    assert again["text"] == whole["text"], "no gap, no repeat"
+    assert again["usage"] == whole["usage"]
+    assert {each["provider"] for each in again["attempts"]} == {again["provider"]} == {only.peer_id}
+    price = town.nodes["one"].wait_ready().model("tiny")
+    prompts = 2 * (price["price_base"] + price["price_per_item"] * whole["usage"]["prompt_tokens"])
+    tokens = 2 * price["price_per_item"] * 3000
+    assert whole["price_nanogram"] < again["price_nanogram"] < prompts + tokens, (
+        "what came is paid once, and as a prompt"
+    )
     same_money(town)

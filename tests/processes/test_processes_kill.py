@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from memory_files import memory_files
 from towns import ANYWHERE, NodeProcess, Town, eventually, explained
 
 from cocoon_p2p.errors import CocoonError
@@ -23,14 +24,7 @@ X = np.ones((1, 4), np.float32)
 
 
 @pytest.fixture(scope="module")
-def shared_memory_before() -> set[str]:
-    return set(os.listdir("/dev/shm"))
-
-
-@pytest.fixture(scope="module")
-def rough_town(
-    tmp_path_factory: pytest.TempPathFactory, model_files: dict[str, Path], shared_memory_before: set[str]
-) -> Iterator[Town]:
+def rough_town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
     with Town(tmp_path_factory.mktemp("rough")) as town:
         yield town
 
@@ -65,7 +59,7 @@ def knows(town: Town, *names: str) -> None:
         ages = {offer["peer_id"]: offer["age_ms"] / 1000 for offer in town.nodes["client"].offers("slow")}
         return ages.keys() == nodes.keys() and all(age < now - nodes[peer].launched for peer, age in ages.items())
 
-    eventually(all_known, f"the client knows {names}", 5.0)
+    eventually(all_known, f"the client knows {names}", 15.0)  # half of ANNOUNCEMENT_INTERVAL_S
 
 
 def busy(town: Town, *names: str) -> NodeProcess:
@@ -141,15 +135,16 @@ def test_without_another_provider_the_error_is_clear_and_quick(town: Town, tmp_p
     assert all(channel["reserved_nanogram"] == 0 for channel in wallet["channels"])
 
 
-def test_nothing_is_left_of_a_killed_provider(town: Town, shared_memory_before: set[str]) -> None:
+def test_nothing_is_left_of_a_killed_provider(town: Town) -> None:
     victim = town.nodes["two"]
     job = town.background(town.nodes["client"].run, "slow", {"turns": ENDLESS}, provider=victim.peer_id, timeout_s=20)
     busy(town, "two")
     below = descendants(town, victim)
     assert len(below) >= 3, "a fork server and two workers"
+    named, _ = memory_files([victim.process.pid, *below])
+    assert not named, "what has no name goes with those that hold it"
     victim.kill()
-    eventually(lambda: not below & set(town.processes()), "fork server and workers are gone", 2.0)
-    eventually(lambda: set(os.listdir("/dev/shm")) <= shared_memory_before, "/dev/shm is as before", 2.0)
+    eventually(lambda: not below & set(town.processes()), "fork server and workers are gone")
     with pytest.raises(CocoonError, match=victim.peer_id):
         job.result(10)
     victim.err.join()  # nobody holds it any more
@@ -161,11 +156,11 @@ def test_the_work_of_a_killed_client_is_stopped(town: Town, tmp_path: Path) -> N
     busy(town, "one")
     assert any(channel["reserved_nanogram"] for channel in provider.wallet()["channels"])
     client.kill()
-    eventually(lambda: not provider.working_on("slow"), "the provider stopped the work", 1.0)
+    eventually(lambda: not provider.working_on("slow"), "the provider stopped the work", 5.0)
     eventually(
         lambda: not any(channel["reserved_nanogram"] for channel in provider.wallet()["channels"]),
         "the reservation is freed",
-        1.0,
+        5.0,
     )
     assert provider.jobs()[0]["state"] == "failed"
     with pytest.raises(CocoonError, match="stopped answering"):
@@ -180,8 +175,8 @@ def test_a_job_whose_command_is_killed_is_cancelled(town: Town, tmp_path: Path) 
     provider = busy(town, "one", "two")
     command.process.kill()
     command.wait()
-    eventually(lambda: not provider.working_on("slow"), "the provider stopped the work", 1.0)
-    eventually(lambda: client.jobs()[0]["state"] in ("failed", "unknown"), "the client's job has ended", 1.0)
+    eventually(lambda: not provider.working_on("slow"), "the provider stopped the work", 5.0)
+    eventually(lambda: client.jobs()[0]["state"] in ("failed", "unknown"), "the client's job has ended", 5.0)
 
 
 def test_a_killed_worker_costs_one_job(town: Town) -> None:
@@ -218,11 +213,12 @@ def test_a_killed_fork_server_costs_nothing(town: Town) -> None:
     provider, client = town.nodes["one"], town.nodes["client"]
     server = parent(provider.model("matmul")["pid"])
     assert parent(server) == provider.process.pid
+    old = provider.model("matmul")["pid"]
     os.kill(server, signal.SIGKILL)
     _, outputs = client.run("matmul", {"x": X}, provider=provider.peer_id)
-    assert outputs["y"].tolist() == [[18, 22, 26]]
-    pid = provider.model("matmul")["pid"]
-    os.kill(pid, signal.SIGKILL)  # and a new fork server makes new workers
+    assert outputs["y"].tolist() == [[18, 22, 26]], "by the worker that goes with it, or the next"
+    pid = eventually(lambda: {provider.model("matmul")["pid"]} - {old, None}, "a new fork server makes a worker").pop()
+    os.kill(pid, signal.SIGKILL)  # and another one
     eventually(lambda: provider.model("matmul")["pid"] not in (pid, None), "there is a new worker", 5.0)
     _, outputs = client.run("matmul", {"x": X}, provider=provider.peer_id)
     assert outputs["y"].tolist() == [[18, 22, 26]]

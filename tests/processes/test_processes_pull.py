@@ -69,11 +69,10 @@ def test_a_node_that_was_killed_while_it_pulled(pull_town: Town, model: Installe
         assert ENOUGH <= before < 162
     finally:
         holder.send(signal.SIGCONT)
-    fetcher = pull_town.start("fetcher", bootstrap=[holder.address])
-    fetcher.api.post("/v1/pulls", {"model": model.model_id, "from": holder.address})
+    fetcher = pull_town.start("fetcher", bootstrap=[holder.address])  # it goes on by itself
 
     def over() -> dict[str, Any] | None:
-        row = fetcher.api.get("/v1/pulls")["pulls"][0]
+        (row,) = fetcher.api.get("/v1/pulls")["pulls"]
         return row if row["phase"] in ("done", "failed") else None
 
     row = eventually(over, "the model is here")
@@ -81,3 +80,6 @@ def test_a_node_that_was_killed_while_it_pulled(pull_town: Town, model: Installe
     assert row["local_bytes"] <= model.manifest.size - (before - 1) * MIB
     assert "it is not on offer" in row["note"]  # nothing can run noise
     ModelRegistry(fetcher.home).verify(model.model_id)
+    fetcher.kill()
+    fetcher = pull_town.start("fetcher", bootstrap=[holder.address])
+    assert fetcher.api.get("/v1/pulls")["pulls"] == []  # what is here was not asked for any more

@@ -25,6 +25,10 @@ def sigterm(node: NodeProcess) -> float:
     return node.send(signal.SIGTERM)
 
 
+def hang_up(node: NodeProcess) -> float:
+    return node.send(signal.SIGHUP)
+
+
 def ctrl_c(node: NodeProcess) -> float:
     return node.ctrl_c()
 
@@ -49,17 +53,18 @@ def ended_cleanly(town: Town, node: NodeProcess, status: int = 0) -> None:
     assert "cocoon-node: error" not in node.err.text
     assert " ERROR " not in node.err.text
     assert not (node.home / "api.sock").exists()
-    eventually(lambda: str(node.home) not in " ".join(town.processes().values()), "no process of it is left", 2.0)
+    eventually(lambda: str(node.home) not in " ".join(town.processes().values()), "no process of it is left")
     with Home(node.home).lock():
         pass
 
 
-@pytest.mark.parametrize("end", [sigterm, ctrl_c])
+@pytest.mark.parametrize("end", [sigterm, ctrl_c, hang_up])
 def test_the_job_in_progress_is_finished(
     town: Town, model_files: dict[str, Path], end: Callable[[NodeProcess], float]
 ) -> None:
     provider, client = provider_and_client(town, model_files)
-    turns = 1_500_000  # 0.9 s on one core
+    tried, _ = client.run("slow", {"turns": np.int64(100_000)})
+    turns = int(1e8 / tried["timeline_ms"]["execute"])  # a second as the machine is now: well below the grace
     job = town.background(client.run, "slow", {"turns": np.int64(turns)})
     eventually(lambda: provider.working_on("slow"), "the job is in progress")
     end(provider)
@@ -67,10 +72,10 @@ def test_the_job_in_progress_is_finished(
     assert outputs["count"] == turns
     assert result["receipt"]["client_signature"]
     ended_cleanly(town, provider)
-    assert [row["state"] for row in client.jobs()] == ["done"]
+    assert [row["state"] for row in client.jobs()] == ["done", "done"]
     end(client)
     ended_cleanly(town, client)
-    assert not town.processes()
+    eventually(lambda: not town.processes(), "nothing is left")
 
 
 def test_a_job_that_would_take_too_long_is_ended_and_the_client_told(
@@ -84,7 +89,7 @@ def test_a_job_that_would_take_too_long_is_ended_and_the_client_told(
         job.result(20)
     assert caught.value.code == "SHUTTING_DOWN"
     assert provider.wait() == 0
-    assert time.monotonic() - asked < SHUTDOWN_GRACE_S + 2.5
+    assert time.monotonic() - asked < 2 * SHUTDOWN_GRACE_S
     ended_cleanly(town, provider)
     (row,) = client.jobs()
     assert row["state"] == "failed", "the outcome is known: nothing was earned"
@@ -100,7 +105,8 @@ def test_a_new_job_is_refused_while_the_node_stops(town: Town, model_files: dict
 
     def refused() -> bool:
         try:
-            client.run("slow", {"turns": np.int64(1)}, provider=provider.peer_id)
+            # One that was accepted at the last moment waits behind the other: not until that is ended.
+            client.run("slow", {"turns": np.int64(1)}, provider=provider.peer_id, timeout_s=0.5)
         except CocoonError as error:
             return error.code in ("SHUTTING_DOWN", "NO_MODEL")  # it says no, or has said that it offers nothing more
         return False
@@ -123,11 +129,11 @@ def test_the_second_signal_ends_it_at_once(
     end(provider)
     assert provider.err.wait_for("stopping; the same again stops at once")
     asked = end(provider)
-    assert provider.wait(5) == -(signal.SIGTERM if end is sigterm else signal.SIGINT)
-    assert time.monotonic() - asked < 1.0
+    assert provider.wait() == -(signal.SIGTERM if end is sigterm else signal.SIGINT)
+    assert time.monotonic() - asked < SHUTDOWN_GRACE_S / 2, "0.01 s on an idle machine; the job is not waited for"
     with pytest.raises(CocoonError, match=provider.peer_id):
-        job.result(5)
-    eventually(lambda: str(provider.home) not in " ".join(town.processes().values()), "nothing of it is left", 2.0)
+        job.result(20)
+    eventually(lambda: str(provider.home) not in " ".join(town.processes().values()), "nothing of it is left")
     provider.err.join()
     assert "Traceback" not in provider.err.text
 
@@ -140,7 +146,7 @@ def test_a_client_that_stops_ends_its_job(town: Town, model_files: dict[str, Pat
     with pytest.raises(CocoonError):
         job.result(10)
     ended_cleanly(town, client)
-    eventually(lambda: not provider.working_on("slow"), "the provider stopped the work", 1.0)
+    eventually(lambda: not provider.working_on("slow"), "the provider stopped the work", 5.0)
     assert provider.running
 
 
@@ -168,18 +174,17 @@ def test_a_signal_while_it_starts(
 ) -> None:
     node = town.launch("hasty", "--model", str(model_files["matmul"]))
     assert MOMENTS[moment](node)
-    asked = end(node)
+    end(node)
     by_signal = signal.SIGTERM if end is sigterm else signal.SIGINT
-    status = node.wait(10)
+    status = node.wait()
     node.err.join()
     cleanly = 0 if end is sigterm else 130
     # Before the handler is installed, the system's or Python's own way out is as good.
     early = moment == "the first note"
     assert status in ((cleanly, -by_signal) if early else (cleanly,)), node.err.text
-    assert node.out.text == ""
+    assert node.out.text == "", "it was not ready first"
     assert "Traceback" not in node.err.text
-    assert time.monotonic() - asked < 3.0
-    eventually(lambda: not town.processes(), f"nothing is left: {town.processes()}", 2.0)
+    eventually(lambda: not town.processes(), f"nothing is left: {town.processes()}")
     assert node.home.exists()
     again = town.start("hasty")
     sigterm(again)

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -33,8 +35,10 @@ MARKER = "PYTHON_TEST_TOWN"
 """In the environment of every process of a town, and so of all that they start: it begins as names do that are kept for the
 processes which run models (execution/environment.py)."""
 ANYWHERE = "/ip4/127.0.0.1/tcp/0"
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 """For what takes a second on an idle machine: only a test that fails waits so long."""
+COMMAND_PATIENCE_S = 120.0
+"""For a command that works for some seconds on an idle machine."""
 LOOK_AGAIN_S = 0.01
 
 NODE_TOML = """[network]
@@ -69,7 +73,7 @@ def bearing(mark: str, sessions: set[int]) -> dict[int, str]:
         pid = int(folder.name)
         try:
             state, _, _, session = (folder / "stat").read_bytes().rpartition(b")")[2].split()[:4]
-            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")  # anybody's
         except OSError:  # it ended
             continue
         try:
@@ -158,6 +162,7 @@ class NodeProcess:
         self.peer_id = ""
         self.addresses: list[str] = []
         self._api: LocalApi | None = None
+        self._places: list[socket.socket] = []
 
     def wait_ready(self) -> NodeProcess:
         line = self.out.wait_for('"event": "ready"')
@@ -239,12 +244,29 @@ class NodeProcess:
 
     def wait(self, within: float = PATIENCE_S) -> int:
         """Its exit status."""
-        return self.process.wait(within)
+        status = self.process.wait(within)
+        if not self._places:
+            self._keep_places()
+        return status
+
+    def _keep_places(self) -> None:
+        """Where it listened nobody shall before it is started again: tests that run beside this one take ports, too. A socket that
+        is bound and does not listen refuses connections, as no socket does, and is no obstacle to one that listens."""
+        for address in self.addresses:
+            _, kind, host, _, port, *_ = address.split("/")
+            if kind == "ip4":
+                place = socket.socket()
+                place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                self._places.append(place)
+                with suppress(OSError):  # in another network namespace
+                    place.bind((host, int(port)))
 
     def end(self) -> None:
         """However it stands, it is gone afterwards, with its outputs read."""
         self.process.kill()
         self.wait()
+        for place in self._places:
+            place.close()
         self.out.join()
         self.err.join()
 
@@ -280,7 +302,7 @@ class Town:
         for node in self._all():
             node.end()
         self._threads.shutdown()
-        eventually(lambda: not self.processes(), f"no process left of {self.root}: {self.processes()}", 5.0)
+        eventually(lambda: not self.processes(), f"no process left of {self.root}: {self.processes()}")
 
     def _all(self) -> list[NodeProcess]:
         return [*self.nodes.values(), *self.past]
@@ -328,7 +350,7 @@ class Town:
 
     # --- commands ---
 
-    def cli(self, *arguments: str, home: Path | None = None, timeout: float = 60.0) -> Ended:
+    def cli(self, *arguments: str, home: Path | None = None, timeout: float = COMMAND_PATIENCE_S) -> Ended:
         """Run a command to its end."""
         return self.cli_started(*arguments, home=home).wait(timeout)
 
@@ -359,7 +381,7 @@ class RunningCommand:
         self.process = process
         self.started = time.monotonic()
 
-    def wait(self, timeout: float = 60.0) -> Ended:
+    def wait(self, timeout: float = COMMAND_PATIENCE_S) -> Ended:
         try:
             out, err = self.process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:

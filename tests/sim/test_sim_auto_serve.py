@@ -33,7 +33,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, InstalledModel
     folder = tmp_path_factory.mktemp("noise")
     return {
         name: noise_model(folder / name, SIZES, offer=Offer(name), seed=seed)
-        for seed, name in enumerate(("one", "two"))
+        for seed, name in enumerate(("one", "two", "three"))
     }
 
 
@@ -59,6 +59,15 @@ def ask_for(node: RunningNode, model: InstalledModel, subnets: int) -> None:
         now = node.clock.now()
         for _ in range(2):
             auto_serve._demand.asked(model.model_id, f"192.0.{number}.0/24", now)
+
+
+def make_a_liar(node: RunningNode, model: InstalledModel) -> None:
+    """What it sends is not the model, and its hashes still say that all is well."""
+    for entry in model.manifest.files:
+        path = node.home / "models" / model.model_id / entry.path
+        times = path.stat()
+        path.write_bytes(bytes(entry.size))
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 async def test_what_is_wanted_comes_and_what_was_not_used_goes(
@@ -94,6 +103,51 @@ async def test_what_is_wanted_comes_and_what_was_not_used_goes(
         assert auto_serve is not None and [each.model_id for each in auto_serve.picked()] == [two.model_id]
 
 
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto_serve_policy, "AUTO_SERVE_KEEP_S", 200.0)
+    monkeypatch.setattr(limits, "AUTO_SERVE_AGAIN_S", 90.0)
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("disk", ["7.2 kB", "7 kB"])
+async def test_nothing_goes_before_the_new_one_is_here_where_both_have_room(
+    tmp_path: Path,
+    models: dict[str, InstalledModel],
+    autojump_clock: MockClock,
+    caplog: pytest.LogCaptureFixture,
+    disk: str,
+) -> None:
+    """Two of 3,000 bytes are here and a third is wanted: 9,000 are a quarter more than 7,200. First a liar has it."""
+    caplog.set_level("INFO", "cocoon_p2p.drivers.auto_serve")
+    stays = disk == "7.2 kB"
+    one, two, three = models["one"], models["two"], models["three"]
+    async with Simulation(tmp_path, seed=5) as sim:
+        await sim.start("p", model=one.folder, at="/ip4/8.8.8.8/tcp/1")
+        await sim.start("q", model=two.folder, at="/ip4/8.8.4.4/tcp/1")
+        liar = await sim.start("r", model=three.folder, at="/ip4/8.8.2.2/tcp/1")
+        make_a_liar(liar, three)
+        own = noise_model(tmp_path / "own", [70], offer=Offer("own"), seed=9)
+        keen = await sim.start("k", model=own.folder, config=auto(disk), at="/ip4/9.9.9.9/tcp/1")
+        for model in (one, two):
+            ask_for(keen, model, 3)
+            await trio.sleep(70)
+        assert served(keen) == {"own", "one", "two"}
+        await trio.sleep(200)
+        ask_for(keen, three, 4)
+        await trio.sleep(300)
+        assert "was not picked up" in caplog.text
+        assert ("the disk budget does not hold both" in caplog.text) is not stays
+        assert len(served(keen)) == (3 if stays else 2)
+        await sim.start("s", model=three.folder, at="/ip4/8.8.1.1/tcp/1")
+        for _ in range(600):
+            await trio.sleep(1)
+            if three.model_id in {row["model_id"] for row in keen.node.models()}:
+                break
+        await trio.sleep(1)
+        assert three.model_id in {row["model_id"] for row in keen.node.models()} and len(served(keen)) == 3
+
+
 async def test_what_did_not_come_leaves_nothing_on_the_disk(
     tmp_path: Path, models: dict[str, InstalledModel], autojump_clock: MockClock
 ) -> None:
@@ -101,11 +155,7 @@ async def test_what_did_not_come_leaves_nothing_on_the_disk(
     one = models["one"]
     async with Simulation(tmp_path, seed=4) as sim:
         liar = await sim.start("p", model=one.folder, at="/ip4/8.8.8.8/tcp/1")
-        for entry in one.manifest.files:
-            path = liar.home / "models" / one.model_id / entry.path
-            times = path.stat()
-            path.write_bytes(bytes(entry.size))
-            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        make_a_liar(liar, one)
         own = noise_model(tmp_path / "own", [70], offer=Offer("own"), seed=9)
         keen = await sim.start("k", model=own.folder, config=auto("4 kB"), at="/ip4/9.9.9.9/tcp/1")
         ask_for(keen, one, 3)
@@ -126,6 +176,7 @@ async def test_asks_of_clients_are_heard(
         heard: list[str] = []
         parts = keen.node._parts
         assert parts.moves.auto_serve is not None
+        assert keen.node.status()["auto_serve"] is True
         parts.moves.auto_serve._demand.asked = (  # type: ignore[method-assign]
             lambda model_id, subnet, now: heard.append(subnet)
         )
@@ -145,4 +196,5 @@ async def test_without_a_jail_nothing_is_picked_up(
         own = noise_model(tmp_path / "own", [70], offer=Offer("own"), seed=9)
         keen = await sim.start("k", model=own.folder, config=auto("4 kB"))
         assert keen.node._parts.moves.auto_serve is None
+        assert keen.node.status()["auto_serve"] is False
     assert "this kernel has no Landlock" in caplog.text

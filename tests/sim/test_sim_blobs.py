@@ -16,8 +16,9 @@ from cocoon_p2p.config import NodeConfig
 from cocoon_p2p.drivers.model_pull import PullProgress
 from cocoon_p2p.drivers.outbox import Outbox
 from cocoon_p2p.errors import CocoonError
-from cocoon_p2p.models.registry import InstalledModel, ModelRegistry
+from cocoon_p2p.models.registry import InstalledModel, ModelRegistry, Offer
 from cocoon_p2p.models.whole import WholeModel
+from cocoon_p2p.testing.noise_model import noise_model
 from cocoon_p2p.testing.simulation import RunningNode, Simulation
 from cocoon_p2p.wire.blob import BLOB_PROTOCOL, GetHashes, Open
 
@@ -189,6 +190,37 @@ async def test_who_does_not_share_gives_nothing(
             await client.node.pull("many")
     assert caught.value.code == "NO_SOURCE"
     assert not sent.pieces
+
+
+async def test_a_single_model_that_is_not_shared(
+    tmp_path: Path, model: InstalledModel, autojump_clock: MockClock
+) -> None:
+    """Who is at it gets no more, and who comes later gets nothing, until it is shared again."""
+    config = NodeConfig()
+    slow = replace(config, models=replace(config.models, upload_megabytes_per_second=0.01))
+    async with Simulation(tmp_path, seed=12) as sim:
+        holder = await sim.start("p", model=model.folder, config=slow, at="/ip4/8.8.8.8/tcp/1")
+        other = noise_model(tmp_path / "other", [400], offer=Offer("other"))
+        give(other, holder.home)
+        registry = ModelRegistry(holder.home)
+        client = await sim.start("c", at="/ip4/9.9.9.9/tcp/1")
+        address = holder.node.addresses()[0]
+
+        async def set_share(on: bool) -> None:
+            registry.set_offer(model.model_id, replace(registry.get(model.model_id).offer, share=on))
+            assert (await holder.node.share_model(model.model_id))["shared"] is on
+
+        with watched(sim) as sent:
+            await client.node.begin_pull(model.model_id, source=address)
+            await trio.sleep(5)
+            await set_share(False)
+            before = len(sent.pieces)
+            await trio.sleep(60)
+            assert 0 < before < len(SIZES) and len(sent.pieces) <= before + 1
+            assert client.node.pulls()[0]["error"]["code"] == "NO_SOURCE"
+            await client.node.pull(other.model_id, source=address)
+            await set_share(True)
+            await client.node.pull(model.model_id, source=address)
 
 
 async def test_a_holder_without_offers_is_found_in_the_dht(

@@ -132,6 +132,24 @@ async def test_a_provider_that_does_not_answer_does_not_hold_up_the_manifest(
         assert trio.current_time() - started < 1
 
 
+async def test_when_all_that_are_known_are_dead_the_manifest_comes_from_others(
+    autojump_clock: MockClock, tmp_path: Path, echo_model: Path
+) -> None:
+    async with Simulation(tmp_path) as sim:
+        await sim.start("bootstrap")
+        for name in ("one", "two", "three"):
+            await sim.start(name, model=echo_model)
+        client = await sim.start("client")
+        await trio.sleep(limits.ANNOUNCEMENT_INTERVAL_S)
+        assert len(in_book(client)) == 3
+        for name in ("one", "two", "three"):
+            await sim.kill(name)
+        four = await sim.start("four", model=echo_model)
+        client.node._parts.market._book.forget(four.node.peer_id)
+        resolved = await client.node._parts.buyer._resolver.resolve("echo")
+        assert [offer.peer for offer in resolved.offers] == [four.node.peer_id]
+
+
 async def test_those_who_look_for_the_same_share_the_providers(
     autojump_clock: MockClock, tmp_path: Path, echo_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ import trio
 import trio.testing
 from test_sim_jobs import X, autojump_clock, doubled, result_of, run
 
+from cocoon_p2p import limits
 from cocoon_p2p.config import NodeConfig
 from cocoon_p2p.drivers.job_client import JobClient
 from cocoon_p2p.errors import CocoonError, PeerRefused, RefusalReason, SettlementError
@@ -164,6 +165,37 @@ async def test_who_is_busy_with_our_own_jobs_or_says_so_beforehand_is_not_blamed
                     await run(node)
         for node in (client, other):
             assert node.node._parts.experience.reliability(only.node.peer_id) >= 0.5
+
+
+# --- who says nothing ---
+
+
+async def test_a_crowd_that_says_nothing_costs_half_a_second_for_each_three(
+    tmp_path: Path, echo_model: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Twelve that ask nothing for a job, and never answer: nobody waits for one of them alone."""
+    async with Simulation(tmp_path, seed=1) as sim:
+        await sim.start("bootstrap")
+        for number in range(2):
+            await sim.start(f"honest{number}", model=echo_model, behaviour=doubled)
+        free_model = priced(tmp_path, 0)
+        for number in range(12):
+            await sim.start(f"mute{number}", model=free_model)
+        client = await client_of(sim)
+        await client.node._parts.buyer._resolver.resolve("echo")
+        for number in range(12):
+            sim.hub.freeze(sim.nodes[f"mute{number}"].node.peer_id)
+        took = []
+        for _ in range(8):
+            started = trio.current_time()
+            assert np.array_equal(result_of(await run(client)), 2 * X)
+            took.append(trio.current_time() - started)
+        assert max(took) > limits.QUOTE_LATE_S, "the crowd was asked"
+        assert max(took) < 5 * limits.QUOTE_LATE_S + 0.2, "fourteen, three at a time"
+        reliability = client.node._parts.experience.reliability
+        crowd = [reliability(sim.nodes[f"mute{number}"].node.peer_id) for number in range(12)]
+        assert min(crowd) < 0.5, "who let us wait while others quoted is remembered"
+        assert all(reliability(sim.nodes[f"honest{number}"].node.peer_id) >= 0.5 for number in range(2))
 
 
 # --- announced and wanted ---

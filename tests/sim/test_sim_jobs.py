@@ -77,6 +77,7 @@ async def test_a_newcomer_finds_a_provider_and_pays_it(
             assert (job["role"], job["state"], job["price_nanogram"]) == (role, "done", 1020)
             (receipt,) = node.node.receipts()
             assert receipt["client_signature"]
+            assert receipt["model_name"] == job["model_name"] == "echo"
         assert all(buffer.released for buffer in provider.engine.buffers)
 
 

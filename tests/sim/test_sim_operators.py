@@ -11,7 +11,8 @@ import trio.testing
 from test_sim_jobs import autojump_clock, run
 
 from cocoon_p2p.config import NodeConfig
-from cocoon_p2p.errors import CocoonError
+from cocoon_p2p.errors import CocoonError, ExecutionError
+from cocoon_p2p.execution.engines import EngineSet
 from cocoon_p2p.node import RunResult
 from cocoon_p2p.policy.idle import MachineFacts
 from cocoon_p2p.testing.simulation import RunningNode, Simulation
@@ -161,3 +162,26 @@ async def test_a_price_in_demand_rises_is_announced_falls_back_and_outlives_a_re
         await trio.sleep(600)
         assert asked() == 500  # the floor
         assert provider.node.models()[0]["pricing"] == "follow-demand"
+
+
+async def test_a_model_that_has_no_room_stands_in_the_status_until_it_is_taken_away(
+    tmp_path: Path, echo_model: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Simulation(tmp_path) as sim:
+        provider = (await sim.start("provider", model=echo_model)).node
+        assert provider.status()["not_offered"] == []
+        (row,) = provider.models()
+        await provider.unload_model("echo")
+        assert provider.status()["not_offered"] == [], "somebody wanted that"
+
+        async def has_no_room(*_: object, **__: object) -> None:
+            raise ExecutionError("it would take about 9.1 GiB of memory", code="LIMITS")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(EngineSet, "load", has_no_room)
+            with pytest.raises(ExecutionError):
+                await provider.serve_model("echo")
+        told = {"name": "echo", "model_id": row["model_id"], "problem": "it would take about 9.1 GiB of memory"}
+        assert provider.status()["not_offered"] == [told]
+        await provider.serve_model("echo")
+        assert provider.status()["not_offered"] == []

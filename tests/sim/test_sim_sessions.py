@@ -79,6 +79,8 @@ async def test_state_stays_at_one_provider(
             with pytest.raises(CocoonError):
                 await next_of(session)
             assert session.calls == 1
+        with pytest.raises(ConfigError, match="this session is over"):
+            await next_of(session)
         async with client.node.session("rnn") as session:
             assert await next_of(session) == 3
             assert session.provider != lost.node.peer_id

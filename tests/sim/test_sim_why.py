@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from cocoon_p2p.config import NodeConfig
 from cocoon_p2p.errors import CocoonError, ConfigError, PeerRefused
 from cocoon_p2p.execution.arrays import to_payload
 from cocoon_p2p.limits import CONSIDERATION_BYTES_MAX
+from cocoon_p2p.models.registry import ModelRegistry
 from cocoon_p2p.node import RunRequest
 from cocoon_p2p.sealing.signing import verify_signature
 from cocoon_p2p.testing.simulation import Simulation
@@ -136,3 +138,25 @@ async def test_what_is_remembered_is_bounded_and_found_by_its_beginning(
             digits = [job_id[0] for job_id in ids[-20:]]  # there are only sixteen
             client.node.why(max(digits, key=digits.count))
         assert len(json.dumps(client.node.why(ids[-1])).encode()) < CONSIDERATION_BYTES_MAX
+
+
+async def test_what_to_ask_for_instead(
+    tmp_path: Path, echo_model: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    provider = replace(NodeConfig().provider, tiers=("open",))
+    async with Simulation(tmp_path, seed=1) as sim:
+        await sim.start("bootstrap")
+        await sim.start("first", model=echo_model, config=replace(NodeConfig(), provider=provider))
+        client = await sim.start("client")
+        with pytest.raises(PeerRefused) as caught:
+            await run(client, tier="sealed")
+        assert "it is offered in another tier: --tier open" in (caught.value.hint or "")
+        shutil.copytree(echo_model.parent.parent, tmp_path / "renamed")
+        registry = ModelRegistry(tmp_path / "renamed")
+        (model,) = registry.list()
+        renamed = registry.set_offer(model.model_id, replace(model.offer, name="parrot"))
+        other = await sim.start("other", model=renamed.folder)
+        assert len(await client.node.offers("parrot")) == 1
+        with pytest.raises(CocoonError) as nobody:
+            await run(client, provider=other.node.peer_id)
+        assert f"{other.node.peer_id} offers this model, and calls it parrot, not echo" in nobody.value.message

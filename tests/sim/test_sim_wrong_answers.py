@@ -178,12 +178,25 @@ async def test_too_few_providers_are_told_before_anybody_is_paid(
 
 async def test_who_fails_is_replaced(tmp_path: Path, echo_model: Path, autojump_clock: MockClock) -> None:
     behaviours = {"a": honest, "b": honest, "c": honest, "broken-1": failing, "broken-2": failing}
-    async with market(tmp_path, echo_model, behaviours) as (_, client):
+    async with market(tmp_path, echo_model, behaviours) as (sim, client):
         result = await run(client, quorum=3)
         said = result.agreement
         assert said is not None
         assert (said["answers"], said["agreed"]) == (3, 3)
         assert result.evidence == ()
+        await run(client)
+        everybody = {each["provider"] for each in said["providers"]}
+        everywhere = [client.node.why(result.job_id)]
+        await client.leave()
+        restarted = await sim.start("client")
+        everywhere.append(restarted.node.why(result.job_id))
+        for row in everywhere:  # from memory, and from the disk after a restart
+            assert row["chosen"] == result.provider
+            assert {
+                entry["peer_id"] for leg in row["legs"] for entry in leg["providers"] if entry["asked"]
+            } == everybody
+            assert len({leg["job_id"] for leg in row["legs"]}) == len(row["legs"]) == len(said["providers"])
+            assert restarted.node.why(row["legs"][-1]["job_id"])["legs"] == row["legs"]
 
 
 async def test_canaries_find_the_liar_by_our_own_run(

@@ -5,6 +5,7 @@ Data goes to stdout, everything else to stderr. Exit status: 0 done, 1 failed, 2
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
 
 DEBUG_VARIABLE = "COCOON_DEBUG"
 STATUS_FAILED, STATUS_CONFIG, STATUS_INTERRUPTED = 1, 2, 130
+_DISKS = {
+    errno.ENOSPC: "make room on that disk",
+    errno.EDQUOT: "make room on that disk",
+    errno.EROFS: "it must be on a disk that can be written",
+}
+"""What a disk may be that no care of ours makes right, and what mends it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from cocoon_p2p.cli.parser import parse
 
     home: str | None = None
+    _open_closed_streams()
     try:
         options = parse(sys.argv[1:] if arguments is None else arguments)
         home = None if options.function.startswith("cocoon_p2p.cli.demo:") else options.home
@@ -41,6 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 -- the top of the command line
         return _explain(error, home)
     return status
+
+
+def _open_closed_streams() -> None:
+    """Python has None for a stream that the shell closed (`>&-`): what goes there is wanted by nobody."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 -- open as long as the program runs
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def _worst(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -75,6 +91,11 @@ def _explain(error: BaseException, home: str | None = None) -> int:
     if isinstance(error, CocoonError):
         print_error(error.message, _hint_of(error, home))
         return STATUS_CONFIG if isinstance(error, ConfigError) else STATUS_FAILED
+    if isinstance(error, OSError) and error.errno in _DISKS:  # of the file that stdout is, for instance
+        print_error(
+            f"cannot write{f' {error.filename}' if error.filename else ''}: {error.strerror}", _DISKS[error.errno]
+        )
+        return STATUS_FAILED
     print_error(
         f"a bug in this program: {type(error).__name__}: {error}",
         f"run it again with {DEBUG_VARIABLE}=1 and report the traceback",

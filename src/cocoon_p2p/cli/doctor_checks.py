@@ -7,10 +7,10 @@ customers; it is skipped where it does not apply, and says why.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from cocoon_p2p.cli.words import duration, short_ids, short_peer, size, width_of
+from cocoon_p2p.cli.words import damaged_text, duration, short_ids, short_peer, size, width_of
 from cocoon_p2p.limits import CLOCKS_TO_JUDGE_BY, DOCTOR_DISK_FULL_BYTES, DOCTOR_DISK_LOW_BYTES
 
 State = Literal["pass", "warn", "fail", "skip"]
@@ -39,6 +39,8 @@ class HomeFacts:
     free_bytes: int
     database_error: str = ""
     """Why the node's databases do not answer."""
+    damaged_rows: Row = field(default_factory=dict)
+    """How many rows of which table could not be read lately, and were set aside."""
 
 
 def judge_home(facts: HomeFacts) -> Check:
@@ -57,6 +59,13 @@ def judge_home(facts: HomeFacts) -> Check:
         return Check("home", "fail", f"other users of this machine can read {names}", f"chmod go= {names}")
     if facts.free_bytes < DOCTOR_DISK_LOW_BYTES:
         return Check("home", "warn", f"the disk of {facts.path} is nearly full: {free}", f"make room: {_models_hint()}")
+    if facts.damaged_rows:
+        return Check(
+            "home",
+            "warn",
+            f"in {facts.path}/state.sqlite3 {damaged_text(facts.damaged_rows)}; this node goes on without them",
+            "look at the disk; they are kept in the table damaged_rows, and a backup has them as they were",
+        )
     return Check("home", "pass", f"{facts.path}: keys for its owner only, databases answer, {free}")
 
 
@@ -240,6 +249,24 @@ def judge_directory(row: Row, model: str, *, uptime_s: float, at: str) -> Check:
     if not young:
         advice = f"it is stored where peers can be reached; see: cocoon-node peers{at}; more bootstrap nodes help"
     return Check(name, "warn", "; ".join(missing), advice)
+
+
+def judge_left_out(model: Row, *, at: str) -> Check:
+    """A model that is here and not on offer, by its row in the node's status."""
+    name = model["name"]
+    advice = f"mend that and start the node again, or take it away: cocoon-node models remove {name}{at}"
+    return Check(f"model {name}", "warn", f"it is not on offer: {model['problem']}", advice)
+
+
+def judge_without_models(status: Row, *, at: str) -> Check:
+    """A node that offers nothing."""
+    if not status["serve"]:
+        return Check("models", "skip", "this node serves nobody: [provider] serve is false")
+    if status.get("auto_serve"):
+        seen = "this node serves nothing yet: it picks up models that are wanted ([provider] auto_serve)"
+        return Check("models", "skip", seen)
+    advice = f"to serve one: cocoon-node models add PATH{at}"
+    return Check("models", "skip", "this node serves nobody: no model is installed", advice)
 
 
 def totals(checks: Sequence[Check]) -> str:

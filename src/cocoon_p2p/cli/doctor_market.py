@@ -151,11 +151,20 @@ def judge_price(model: Row, own: Mapping[str, int], offers: Sequence[Row], at: s
             name,
             "warn",
             f"{'; '.join(dear)}: who looks for the cheapest never comes to you",
-            f"see what others ask: cocoon-node offers {title}{at}; lower price_base and price_per_item in [provider] of "
-            'node.toml, or let the price follow demand: pricing = "follow-demand"',
+            f"see what others ask: cocoon-node offers {title}{at}; lower the price: {_where_the_price_stands(model, unit, at)}; or let "
+            'it follow demand: pricing = "follow-demand"',
         )
     alone = "" if offers else "; nobody else is known to offer this model"
     return Check(name, "pass", f"a job of one {unit} costs {', '.join(shown)}{alone}")
+
+
+def _where_the_price_stands(model: Row, unit: str, at: str) -> str:
+    if model.get("upstream"):
+        return "price_base and price_per_item in its [[upstream]] of node.toml"
+    return (
+        f"cocoon-node models set {model['name']} --price-base NANOGRAM --price-per-item NANOGRAM{at}, or, for all models without a "
+        f"price of their own, price_base and price_per_{unit} in [provider] of node.toml"
+    )
 
 
 def one_item(offer: Row, tier: str) -> int:

@@ -21,9 +21,12 @@ from cocoon_p2p.cli.doctor_checks import (
     judge_directory,
     judge_heard,
     judge_home,
+    judge_left_out,
     judge_reachability,
+    judge_without_models,
 )
 from cocoon_p2p.cli.doctor_stranger import Entered, buy, live, ways_in
+from cocoon_p2p.cli.serving import waiting_upstream
 from cocoon_p2p.cli.words import short_ids
 from cocoon_p2p.drivers.plain_nursery import open_plain_nursery
 from cocoon_p2p.errors import CocoonError, PeerRefused, TransportError
@@ -145,7 +148,7 @@ class Rounds:
             await self._ask(partial(self._api.get, "/v1/wallet"))
         except CocoonError as error:
             trouble = error.message
-        return judge_home(look_at_home(self._home, trouble))
+        return judge_home(look_at_home(self._home, trouble, self._status.get("damaged_rows")))
 
     async def _enter(self, nursery: trio.Nursery) -> Check | None:
         others, itself = ways_in(self._status, self._peers), list(self._status["addresses"])
@@ -226,11 +229,15 @@ class Rounds:
     # --- what it sells ---
 
     async def _models(self) -> None:
-        if not self._served:
-            why, what = "no model is installed", f"to serve one: cocoon-node models add PATH{self._at}"
-            if not self._status["serve"]:
-                why, what = "[provider] serve is false", ""
-            self._checks.append(Check("models", "skip", f"this node serves nobody: {why}", what))
+        waiting = [each for each in self._status.get("upstreams") or () if each["problem"]]
+        for each in waiting:
+            await self._check(f"upstream {each['name']}", partial(self._upstream, each))
+        left_out = self._status.get("not_offered") or ()
+        for each in left_out:
+            self._checks.append(judge_left_out(each, at=self._at))
+            self._say(self._checks[-1])
+        if not self._served and not waiting and not left_out:
+            self._checks.append(judge_without_models(self._status, at=self._at))
             self._say(self._checks[-1])
         for number, model in enumerate(self._served):
             tried = number < DOCTOR_MODELS_MAX
@@ -239,7 +246,14 @@ class Rounds:
                 await self._check(f"purchase {model['name']}", partial(self._purchase, model))
             await self._check(f"price {model['name']}", partial(self._price, model))
 
+    async def _upstream(self, row: Row) -> Check:
+        return Check(
+            f"upstream {row['name']}", "warn", waiting_upstream(row), "look at it, and at its [[upstream]] in node.toml"
+        )
+
     async def _model(self, model: Row, *, run: bool) -> Check:
+        if model.get("upstream"):  # no files, so nothing here says what a right answer is
+            self._not_run[model["model_id"]], run = "a cluster of this node's own runs it", False
         head = await self._run_here(model["model_id"]) if run and self._canary else None
         if self._resting:
             return Check(f"model {model['name']}", "skip", "this node rests by its idle rules, and offers nothing")
@@ -345,9 +359,9 @@ def counted(addresses: int) -> str:
     return "1 address" if addresses == 1 else f"{addresses} addresses"
 
 
-def look_at_home(home: Home, database_error: str = "") -> HomeFacts:
+def look_at_home(home: Home, database_error: str = "", damaged_rows: Row | None = None) -> HomeFacts:
     """What lies on the disk. Raises OSError."""
     files = (home.identity_file, home.channel_file, home.network_file)
     private = [file for file in files if file.exists()]
     readable = tuple(str(file) for file in (home.path, *private) if file.stat().st_mode & 0o077)
-    return HomeFacts(str(home.path), readable, shutil.disk_usage(home.path).free, database_error)
+    return HomeFacts(str(home.path), readable, shutil.disk_usage(home.path).free, database_error, damaged_rows or {})

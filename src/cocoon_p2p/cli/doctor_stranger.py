@@ -4,7 +4,6 @@ It enters the network by others where there are any, so what it finds it finds t
 from __future__ import annotations
 
 import random
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ import trio
 
 from cocoon_p2p.assembly import Backends
 from cocoon_p2p.cli.doctor_market import Bought
+from cocoon_p2p.cli.temporary_homes import TemporaryHomes
 from cocoon_p2p.config import NodeConfig, problem_of_dial_address
 from cocoon_p2p.errors import TransportError
 from cocoon_p2p.home import Home
@@ -25,6 +25,7 @@ from cocoon_p2p.node import Node, RunRequest
 from cocoon_p2p.policy.agreement import Precision, tolerance
 from cocoon_p2p.tensors import Payload
 
+HOMES = TemporaryHomes("doctor", "cocoon-doctor-", ".cocoon-doctor")
 ENTRIES_MAX = 16
 """Others by whom the stranger may enter."""
 ADDRESSES_MAX = 4
@@ -70,17 +71,17 @@ async def live(
     """A task: enter the network of the node of `home` by `others`, else by `itself` (its own addresses), and stay until
     cancelled. Raises CocoonError when there is no way in."""
     trouble = ""
-    with tempfile.TemporaryDirectory(prefix="cocoon-doctor-") as folder:
+    with HOMES.folder() as folder:
         if others:
             try:
-                async with _stranger(Path(folder) / "stranger", home, others) as node:
+                async with _stranger(folder / "stranger", home, others) as node:
                     task_status.started(Entered(node, by_others=True))
                     await trio.sleep_forever()
             except TransportError as error:
                 if not itself:
                     raise
                 trouble = error.message
-        async with _stranger(Path(folder) / "guest", home, itself) as node:
+        async with _stranger(folder / "guest", home, itself) as node:
             task_status.started(Entered(node, by_others=False, trouble=trouble))
             await trio.sleep_forever()
 

@@ -45,7 +45,7 @@ CHANNEL_COLUMNS = (
 
 
 def run_jobs(options: argparse.Namespace) -> int:
-    rows = _rows(existing_home(options), "jobs", options.limit)
+    rows = rows_of(existing_home(options), "jobs", options.limit)
     if options.json:
         print_json({"jobs": rows})
     elif rows:
@@ -59,7 +59,7 @@ def run_jobs(options: argparse.Namespace) -> int:
 
 
 def run_receipts(options: argparse.Namespace) -> int:
-    rows = _rows(existing_home(options), "receipts", options.limit)
+    rows = rows_of(existing_home(options), "receipts", options.limit)
     if options.json:
         print_json({"receipts": rows})
     elif rows:
@@ -87,18 +87,19 @@ def run_wallet(options: argparse.Namespace) -> int:
     return 0
 
 
-def _rows(home: Home, what: str, limit: int) -> list[dict[str, Any]]:
+def rows_of(home: Home, what: str, limit: int) -> list[dict[str, Any]]:
+    """The newest "jobs" or "receipts", newest first. Raises CocoonError."""
     api = connect(home.api_socket())
     if api is not None:
         rows: list[dict[str, Any]] = api.get(f"/v1/{what}", limit=limit).get(what, [])
         return rows
-    from cocoon_p2p.rows import job_row, receipt_row
+    from cocoon_p2p.rows import job_row, receipt_rows
     from cocoon_p2p.store import open_store
 
     with open_store(home.state_file, read_only=True) as store:
         if what == "jobs":
             return [job_row(job) for job in store.jobs.newest(limit)]
-        return [receipt_row(receipt) for receipt in store.receipts.newest(limit)]
+        return receipt_rows(store, limit)
 
 
 def _wallet(home: Home) -> dict[str, Any]:
@@ -129,7 +130,7 @@ def _receipt_cells(row: dict[str, Any]) -> list[Any]:
     return [
         short_id(row["job_id"]),
         row["role"],
-        short_id(row["model_id"]),
+        row.get("model_name") or short_id(row["model_id"]),
         short_peer(row["peer_id"]),
         _amount(row["price_nanogram"]),
         row["items"],

@@ -26,10 +26,11 @@ def run_async(work: Callable[[*Arguments], Awaitable[Result]], *arguments: *Argu
 
 @contextmanager
 def sigterm_as_ctrl_c() -> Iterator[None]:
-    """Within the block SIGTERM raises KeyboardInterrupt: `timeout 10 cocoon-node ping` gets a summary, too."""
+    """Within the block SIGTERM is Ctrl-C: `timeout 10 cocoon-node ping` gets a summary, too. Within `run_async` it comes up where
+    Ctrl-C does."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
 
     before = signal.signal(signal.SIGTERM, interrupt)
     try:

@@ -6,6 +6,8 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 import trio
 
 from cocoon_p2p.cli.api_client import LocalApi, connect
-from cocoon_p2p.cli.interrupts import run_async
+from cocoon_p2p.cli.interrupts import run_async, sigterm_as_ctrl_c
 from cocoon_p2p.cli.output import print_note
 from cocoon_p2p.cli.peer_names import provider_at, provider_of
 from cocoon_p2p.cli.place import load_place
@@ -47,13 +49,18 @@ class _Rest:
 def run(options: argparse.Namespace) -> int:
     home, config = load_place(options)
     texts = _read_texts(options.texts)
-    first = _done_before(options.out) if options.resume else 0
+    first = _done_before(options.out) if options.resume else _nothing_there(options.out)
+    if first > len(texts):
+        raise ConfigError(
+            f"--resume: {options.out} holds {first} results, and {options.texts} only {len(texts)} texts",
+            hint="give the texts and the file of one and the same run",
+        )
     left = texts[first:]
     if not left:
         print_note(f"all {len(texts)} texts are in {options.out} already")
         return 0
     api = connect(home.api_socket())
-    with _output(options.out, "a" if first else "w") as out:
+    with sigterm_as_ctrl_c(), _output(options.out, "a" if first else "w") as out:
         rest = _Rest(left, out, first)
         if api is not None:
             timeout_s = config.client.timeout_s if options.timeout is None else options.timeout
@@ -100,6 +107,21 @@ def _done_before(name: str) -> int:
     return done
 
 
+def _nothing_there(name: str) -> int:
+    """0, when no work that was paid for, nor anything else, would be written over. Raises ConfigError."""
+    path = Path(os.path.expanduser(name))
+    try:
+        full = path.is_file() and path.stat().st_size > 0
+    except OSError as error:
+        raise ConfigError(f"--out: cannot look at {name}: {error.strerror or error}") from error
+    if full:
+        raise ConfigError(
+            f"--out: {name} is there already, and would be written over",
+            hint="--resume goes on where an earlier run was stopped; or give another file, or remove this one",
+        )
+    return 0
+
+
 def _is_done(line: bytes, number: int, name: str) -> bool:
     try:
         row = json.loads(line)
@@ -109,16 +131,28 @@ def _is_done(line: bytes, number: int, name: str) -> bool:
         pass
     raise ConfigError(
         f"--resume: line {number + 1} of {name} is no result of this command",
-        hint="leave out --resume to write it anew",
+        hint="give another file, or remove this one and leave out --resume",
     )
 
 
-def _output(name: str, mode: Literal["w", "a"]) -> TextIO:
-    """Opened before anything is paid for. Raises ConfigError."""
+@contextmanager
+def _output(name: str, mode: Literal["w", "a"]) -> Iterator[TextIO]:
+    """Opened before anything is paid for. Raises ConfigError, also at the end, for a disk that is full."""
     try:
-        return open(os.path.expanduser(name), mode, encoding="utf-8")
+        file = open(os.path.expanduser(name), mode, encoding="utf-8")  # noqa: SIM115 - closed below, which may fail
     except OSError as error:
-        raise ConfigError(f"--out: cannot write {name}: {error.strerror or error}") from error
+        raise _cannot_write(name, error) from error
+    try:
+        yield file
+    finally:
+        try:
+            file.close()
+        except OSError as error:  # what it could not write it tries once more
+            raise _cannot_write(name, error) from error
+
+
+def _cannot_write(name: str, error: OSError) -> ConfigError:
+    return ConfigError(f"--out: cannot write {name}: {error.strerror or error}")
 
 
 def _as_guest(home: Home, config: NodeConfig, options: argparse.Namespace, rest: _Rest) -> tuple[int, int]:
@@ -134,7 +168,9 @@ async def _guest(home: Home, config: NodeConfig, options: argparse.Namespace, re
         limits = limits_head(options)
         if options.provider is not None:
             limits["provider"] = await provider_of(node, options.provider, options.model)
-        items = node.map(limits.pop("model"), rest.texts, in_flight=options.in_flight, progress=_progress(), **limits)
+        items = node.map(
+            limits.pop("model"), rest.texts, in_flight=options.in_flight, progress=_progress(rest), **limits
+        )
         async with items:
             return await _write(items, rest)
 
@@ -145,7 +181,7 @@ async def _through_node(socket: Path, options: argparse.Namespace, rest: _Rest, 
     in_flight = options.in_flight or API_IN_FLIGHT
     runner = _ApiRunner(socket, limits_head(options), in_flight, timeout_s)
     async with trio.open_nursery() as nursery:
-        work = Work(rest.texts, runner.run_one, lambda: in_flight, progress=_progress())
+        work = Work(rest.texts, runner.run_one, lambda: in_flight, progress=_progress(rest))
         async with Spread(nursery, work) as items:
             return await _write(items, rest)
 
@@ -177,7 +213,8 @@ class _ApiRunner:
                 await trio.sleep(BUSY_WAIT_S)
             else:
                 price = int(result.get("price_nanogram") or 0)
-                return MapItem(index, to_arrays(outputs), provider=result.get("provider"), price=price)
+                cut = int(result.get("texts_cut") or 0)
+                return MapItem(index, to_arrays(outputs), provider=result.get("provider"), price=price, texts_cut=cut)
 
     def _call(self, payload: Payload, left_s: float) -> tuple[dict[str, Any], Payload]:
         return LocalApi(self._socket).run(self._head | {"timeout_s": left_s}, payload)
@@ -185,20 +222,38 @@ class _ApiRunner:
 
 async def _write(items: Spread, rest: _Rest) -> tuple[int, int]:
     first, total, out = rest.first, len(rest.texts), rest.out
-    written = failed = price = 0
+    written = failed = price = cut = 0
+    why = ""
     try:
         async for item in items:
-            out.write(json.dumps(_line(item, first), ensure_ascii=False) + "\n")
-            out.flush()  # whole lines, whatever ends this
+            price += item.price  # which is paid, whatever becomes of the line
+            _write_line(out, json.dumps(_line(item, first), ensure_ascii=False) + "\n")
             written += 1
+            if item.error is not None and not failed:
+                why = f"text {first + item.index + 1} failed: {item.error.message}"
             failed += item.error is not None
-            price += item.price
+            cut += item.texts_cut
     finally:
         if written < total:  # Ctrl-C, an error that all share, or a bug
             if sys.stderr.isatty():
                 print(file=sys.stderr)  # the bar stands on this line
             print_note(_stopped(written, items.all_failed, price, rest))
+    if why:
+        print_note(f"{why}; of each: {out.name}")
+    if cut:
+        print_note(
+            f"{cut} of {total} texts had more tokens than the model takes and were cut (texts_cut in {out.name})"
+        )
     return failed, price
+
+
+def _write_line(out: TextIO, line: str) -> None:
+    """Whole lines, whatever ends the command. Raises ConfigError."""
+    try:
+        out.write(line)
+        out.flush()
+    except OSError as error:
+        raise _cannot_write(out.name, error) from error
 
 
 def _stopped(written: int, all_failed: int, price: int, rest: _Rest) -> str:
@@ -223,17 +278,18 @@ def _line(item: MapItem, first: int = 0) -> dict[str, Any]:
         "error": error,
         "provider": item.provider,
         "price_nanogram": item.price,
+        "texts_cut": item.texts_cut,
     }
 
 
-def _progress() -> Any:
-    """A bar on stderr, where somebody watches."""
-    return _bar if sys.stderr.isatty() else None
+def _progress(rest: _Rest) -> Any:
+    """A bar on stderr, where somebody watches; of the whole file, as the notes count."""
+    return partial(_bar, rest) if sys.stderr.isatty() else None
 
 
-def _bar(done: int, failed: int, total: int | None) -> None:
-    ended = done + failed
-    filled = BAR_COLUMNS * ended // total if total else 0
+def _bar(rest: _Rest, done: int, failed: int, _total: int | None) -> None:
+    ended, total = rest.first + done + failed, rest.first + len(rest.texts)
+    filled = BAR_COLUMNS * ended // total
     bar = "█" * filled + "░" * (BAR_COLUMNS - filled)
-    told = f"\r{bar} {ended}/{'?' if total is None else total}" + (f", {failed} failed" if failed else "")
+    told = f"\r{bar} {ended}/{total}" + (f", {failed} failed" if failed else "")
     print(told, end="\n" if ended == total else "", file=sys.stderr, flush=True)

@@ -52,6 +52,7 @@ def model_pairs(row: dict[str, Any], config: NodeConfig) -> list[tuple[str, Any]
         ("kind", row.get("kind")),
         ("size", size(row.get("bytes"))),
         ("price", prices),
+        ("shared", _shared(row, config)),
     ]
     if row.get("takes_text"):
         pairs.append(("takes", "texts: cocoon-node run " + str(row.get("name")) + ' --text "…"'))
@@ -67,6 +68,13 @@ def model_pairs(row: dict[str, Any], config: NodeConfig) -> list[tuple[str, Any]
         pairs += _tensor_pairs("inputs", row) + _tensor_pairs("outputs", row)
     pairs += [("state" if i == 0 else "", " → ".join(pair)) for i, pair in enumerate(row.get("state") or ())]
     return [*pairs, ("license", row.get("license") or "not stated"), ("folder", Whole(row["folder"]))]
+
+
+def _shared(row: dict[str, Any], config: NodeConfig) -> str:
+    """Whether others may fetch its files here."""
+    if not config.models.share:
+        return "no: [models] share is false"
+    return "yes: others may fetch it here" if row.get("share", True) else "no"
 
 
 def _tensor_pairs(kind: str, row: dict[str, Any]) -> list[tuple[str, Any]]:

@@ -37,6 +37,7 @@ def run_add(options: argparse.Namespace) -> int:
         raise ConfigError(
             f"{path} does not exist", hint="give the path of an .onnx file, of a folder with one, or hf:OWNER/REPO"
         )
+    _check_options(options)
     api = connect(home.api_socket())
     if api is None:
         home.init()
@@ -63,6 +64,16 @@ def run_add(options: argparse.Namespace) -> int:
     else:
         print_note("the running node offers it now" if api else f"serve it: cocoon-node up{home_option(home)}")
     return 0
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Raises ConfigError for options that say nothing about what is to be added."""
+    given = [name for name, value in (("--offline", options.offline), ("--hub-root", options.hub_root)) if value]
+    if given and not options.path.startswith(HUB_PREFIX):
+        raise ConfigError(
+            f"{options.path} is on this machine: {given[0]} does not fit it",
+            hint=f"leave {given[0]} out; it is for repositories of a hub: hf:OWNER/REPO",
+        )
 
 
 def _left_beside(path: Path | str) -> list[Path]:

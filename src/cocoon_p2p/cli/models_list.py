@@ -26,7 +26,7 @@ COLUMNS: tuple[Column, ...] = (
 
 
 def run_list(options: argparse.Namespace) -> int:
-    """The installed models with what the running node, if one runs, says of each."""
+    """The installed models with what the running node, if one runs, says of each. Status 1 when a folder holds none that can be read."""
     from cocoon_p2p.models.partial import unfinished
     from cocoon_p2p.models.registry import ModelRegistry
     from cocoon_p2p.rows import model_row
@@ -36,8 +36,9 @@ def run_list(options: argparse.Namespace) -> int:
     models = registry.list()
     live, served = _live(home) if models else ({}, {})
     rows = [{**model_row(model), **_state(live.get(model.model_id), served.get(model.model_id, 0))} for model in models]
-    for problem in registry.problems():
-        print_error(problem, "what to do about it: cocoon-node models verify")
+    problems = registry.problems()
+    for problem in problems:
+        print_error(problem, f"what to do about it: cocoon-node models verify{home_option(home)}")
     if options.json:
         kept = [{"model_id": each.model_id, "bytes": each.size} for each in unfinished(home.path)]
         print_json({"models": rows, "unfinished": kept})
@@ -48,7 +49,7 @@ def run_list(options: argparse.Namespace) -> int:
         print_table(columns, cells)
         configured = any(row[key] is None for row in rows for key in PRICES)
         print_note(f"prices in GRAM: {TEST_MONEY}{f'; {CONFIGURED} is the price in node.toml' if configured else ''}")
-    else:
+    elif not problems:
         print_note(f"no models here; cocoon-node models add PATH{home_option(home)}")
     if not options.json:
         for each in unfinished(home.path):
@@ -56,7 +57,7 @@ def run_list(options: argparse.Namespace) -> int:
                 f"a part of model {short_id(each.model_id)} has come ({size(each.size)} are kept for it): `cocoon-node models pull "
                 f"{each.model_id}{home_option(home)}` goes on, `models remove` ends it"
             )
-    return 0
+    return 1 if problems else 0
 
 
 def _without(

@@ -1,4 +1,4 @@
-"""`cocoon-node models set`: another name or price for an installed model, wherever it came from."""
+"""`cocoon-node models set`: another name or price for an installed model, wherever it came from, and whether others may fetch it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ def run_set(options: argparse.Namespace) -> int:
 
     given = {key: getattr(options, key) for key in ("name", "price_base", "price_per_item")}
     changes = {key: value for key, value in given.items() if value is not None}
+    if options.share is not None:
+        changes["share"] = options.share == "on"
     if not changes:
-        raise ConfigError("there is nothing to change", hint="give --name, --price-base or --price-per-item")
+        raise ConfigError("there is nothing to change", hint="give --name, --price-base, --price-per-item or --share")
     home = find_home(options)
     registry = ModelRegistry(home.path)
     before = registry.get(options.model)
@@ -32,6 +34,8 @@ def run_set(options: argparse.Namespace) -> int:
     )
     if api is not None and offered:
         api.post("/v1/models/serve", {"model": model.model_id}, timeout_s=None)
+    if api is not None and options.share is not None:
+        api.post("/v1/models/share", {"model": model.model_id})
     if options.json:
         print_json(row)
         return 0
@@ -39,6 +43,8 @@ def run_set(options: argparse.Namespace) -> int:
     print_pairs(model_pairs(row, config))
     if offered:
         print_note("the running node offers it so now")
+    if changes.get("share") and not config.models.share:
+        print_note("nobody can fetch it yet: [models] share is false in node.toml")
     if before.name != model.name and before.name in config.provider.models:
         print_note(
             f"node.toml still says {before.name} in [provider] models: write {model.name}, or the node will not start"

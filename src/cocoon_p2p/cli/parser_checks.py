@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from cocoon_p2p.cli.parser_network import PEER_HELP, Commands
+from cocoon_p2p.cli.parser_network import PEER_HELP, Commands, unicode_text
 from cocoon_p2p.limits import AUDIT_COUNT_MAX, QUORUM_MAX
 
 
@@ -18,7 +18,7 @@ def add_check_commands(
         epilog="Each job is paid like any other and looks like any other. With the model installed here the answer is known "
         "by running it; else by what most of the providers say. Exit status 1 when an answer was wrong.",
     )  # fmt: skip
-    audit.add_argument("model", metavar="MODEL", help="name or id of a model")
+    audit.add_argument("model", metavar="MODEL", type=unicode_text, help="name or id of a model")
     audit.add_argument("--provider", metavar="PEER", action="append", default=[],
                        help=f"this one, and no others; repeatable; {PEER_HELP} (default: up to {QUORUM_MAX} that offer it)")  # fmt: skip
     audit.add_argument("--count", metavar="N", type=_count, default=1, help="jobs for each provider (default: 1)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from cocoon_p2p.cli.parser_network import PEER_HELP, Commands
+from cocoon_p2p.cli.parser_network import PEER_HELP, Commands, unicode_text
 from cocoon_p2p.limits import (
     AMOUNT_NANOGRAM_MAX,
     GENERATION_LOGPROBS_MAX,
@@ -32,7 +32,10 @@ def add_job_commands(commands: Commands, network_options: NetworkOptions) -> Non
         epilog="Of the newest orders of this home's node, done or failed; the node need not run.",
     )  # fmt: skip
     why.add_argument(
-        "job", metavar="JOB_ID", help="the id of a job or the beginning of it: cocoon-node jobs, or a hint"
+        "job",
+        metavar="JOB_ID",
+        type=unicode_text,
+        help="the id of a job or the beginning of it: cocoon-node jobs, or a hint",
     )
 
 
@@ -41,10 +44,12 @@ def _add_run(commands: Commands, network_options: NetworkOptions) -> None:
         "run", "cocoon_p2p.cli.run:run", "have a model run by a provider, sealed and paid, and get its outputs",
         epilog=_THROUGH_NODE,
     )  # fmt: skip
-    run.add_argument("model", metavar="MODEL", help="name or id of a model; `cocoon-node offers` lists them")
+    run.add_argument(
+        "model", metavar="MODEL", type=unicode_text, help="name or id of a model; `cocoon-node offers` lists them"
+    )
     run.add_argument("--input", metavar="NAME=FILE.npy", action="append", default=[], type=_input,
                      help="an input tensor; repeatable; FILE.npy:bfloat16 for bits of a type that numpy lacks")  # fmt: skip
-    run.add_argument("--text", metavar="TEXT", action="append", default=[],
+    run.add_argument("--text", metavar="TEXT", action="append", default=[], type=unicode_text,
                      help="a text for a model that takes texts; repeatable")  # fmt: skip
     run.add_argument("--output", metavar="DIR", help="write each output to DIR/<output name>.npy")
     _add_limits(run)
@@ -64,10 +69,10 @@ def _add_map(commands: Commands, network_options: NetworkOptions) -> None:
         "map", "cocoon_p2p.cli.map_texts:run", "run a model over a file of texts, at many providers at once",
         json=False, epilog=_THROUGH_NODE,
     )  # fmt: skip
-    many.add_argument("model", metavar="MODEL", help="name or id of a model that takes texts")
+    many.add_argument("model", metavar="MODEL", type=unicode_text, help="name or id of a model that takes texts")
     many.add_argument("--texts", metavar="FILE", required=True, help="one text a line; - for standard input")
     many.add_argument("--out", metavar="FILE.jsonl", required=True,
-                      help="one JSON object a line, in the order of the texts: index, outputs or error, provider, price")  # fmt: skip
+                      help="one JSON object a line, in the order of the texts: index, outputs or error, provider, price_nanogram")  # fmt: skip
     many.add_argument("--in-flight", metavar="N", type=_count("texts", MAP_IN_FLIGHT_MAX),
                       help=f"texts under way at once, at most {MAP_IN_FLIGHT_MAX} (default: as many as there is room for)")  # fmt: skip
     many.add_argument("--resume", action="store_true",
@@ -81,7 +86,7 @@ def _add_generate(commands: Commands, network_options: NetworkOptions) -> None:
         "generate", "cocoon_p2p.cli.generate:run", "have a language model write text, and see it as it is made",
         epilog=f"{_THROUGH_NODE} Ctrl-C stops the worker; what came is paid.",
     )  # fmt: skip
-    generate.add_argument("model", metavar="MODEL", help="name or id of a model that generates text")
+    generate.add_argument("model", metavar="MODEL", type=unicode_text, help="name or id of a model that generates text")
     generate.add_argument("prompt", metavar="PROMPT", nargs="?", help="what is said to it; - for standard input")
     _add_question(generate)
     _add_sampling(generate)

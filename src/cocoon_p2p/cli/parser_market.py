@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from cocoon_p2p.cli.parser_network import Commands
+from cocoon_p2p.cli.parser_network import Commands, unicode_text
 from cocoon_p2p.ids import Tier
 from cocoon_p2p.limits import DOCTOR_IN_ALL_MAX_S, DOCTOR_IN_ALL_S, MARKET_HOURS_MAX
 
@@ -27,7 +27,9 @@ def _add_offers(commands: Commands, network_options: Callable[[argparse.Argument
         "offers", "cocoon_p2p.cli.offers:run", "who runs which model at which price: the order book, or one model's offers",
         epilog="Works through the node that runs on this home; without one, give --bootstrap.",
     )  # fmt: skip
-    offers.add_argument("model", metavar="MODEL", nargs="?", help="each offer of this model, by name or id")
+    offers.add_argument(
+        "model", metavar="MODEL", nargs="?", type=unicode_text, help="each offer of this model, by name or id"
+    )
     offers.add_argument("--tier", choices=TIERS, help="jobs of this kind only")
     offers.add_argument("--watch", action="store_true", help="go on showing what changes, until Ctrl-C")
     network_options(offers)
@@ -43,7 +45,7 @@ def _add_market(commands: Commands) -> None:
         "history", "cocoon_p2p.cli.market:run_history", "price and depth of a model over time",
         epilog="From what the node of this home has seen; it needs not run now.",
     )  # fmt: skip
-    history.add_argument("model", metavar="MODEL", help="name or id")
+    history.add_argument("model", metavar="MODEL", type=unicode_text, help="name or id")
     history.add_argument("--history", action="store_true", help=argparse.SUPPRESS)
     history.add_argument("--tier", choices=TIERS, default="sealed", help="jobs of this kind (default: sealed)")
     _add_hours(history)

@@ -51,12 +51,13 @@ def add_models_commands(
     show = actions.add("show", "cocoon_p2p.cli.models:run_show", "all that is known of one model")
     show.add_argument("model", metavar="NAME_OR_ID")
     change = actions.add(
-        "set", "cocoon_p2p.cli.models_set:run_set", "give an installed model another name or price",
+        "set", "cocoon_p2p.cli.models_set:run_set", "give an installed model another name or price, or share it no more",
         epilog="What is not given stays as it is. Of a running node the offer changes at once; jobs that have begun keep their price.",
     )  # fmt: skip
     change.add_argument("model", metavar="NAME_OR_ID")
     change.add_argument("--name", help="the name it is offered under")
     _price_options(change, nanogram)
+    change.add_argument("--share", choices=("on", "off"), help="whether other nodes may fetch its files here")
     verify = actions.add(
         "verify", "cocoon_p2p.cli.models_verify:run_verify", "read every byte of the installed models",
         epilog="Exit status 1 when a model is damaged, with what to do about it.",

@@ -95,6 +95,13 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def unicode_text(text: str) -> str:
+    """What is looked up or sent. Bytes that are not UTF-8 are right in names of files alone."""
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no text in UTF-8")
+    return text
+
+
 def _hours(text: str) -> float:
     try:
         hours = float(text)

@@ -75,7 +75,8 @@ def with_home(hint: str, given: str | None) -> str:
 
     def complete(match: re.Match[str]) -> str:
         name, rest = match["name"], match["rest"]
-        if name in _OF_ANY_HOME or " --home" in rest or "other machine" in rest:
+        elsewhere = "other machine" in rest or hint.startswith("` on that machine", match.end())
+        if name in _OF_ANY_HOME or " --home" in rest or elsewhere:
             return match[0]
         return f"cocoon-node {name}{option}{rest}"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cocoon_p2p.cli.api_client import connect
+from cocoon_p2p.cli.classes import class_pairs, classes_json, classes_of, cut_note
 from cocoon_p2p.cli.evidence import accused_jobs, evidence_option, write_evidence
 from cocoon_p2p.cli.output import NO_BREAK, print_json, print_note, print_pairs
 from cocoon_p2p.cli.outputs import describe, make_folder, preview, read_inputs, write_outputs
@@ -56,11 +57,18 @@ def run(options: argparse.Namespace) -> int:
     if evidence_folder is not None:
         write_evidence(evidence_folder, evidence)
     files = {} if folder is None else write_outputs(outputs, folder)
+    classes = classes_of(result.get("labels") or (), outputs)
+    note = cut_note(result, payload)
+    if note:
+        print_note(note)
     if options.json:
+        said = {} if classes is None else {"classes": classes_json(classes)}
         described = {tensor.name: describe(tensor, files.get(tensor.name)) for tensor in outputs.tensors}
-        print_json(result | {"outputs": described})
+        print_json(result | {"outputs": described} | said)
     else:
-        _print_result(result, outputs, files, home_option(home))
+        _print_result(
+            result, outputs, files, [] if classes is None else class_pairs(classes, payload), home_option(home)
+        )
     return 0
 
 
@@ -101,12 +109,17 @@ def _output_folder(text: str | None) -> Path | None:
     return folder
 
 
-def _print_result(result: dict[str, Any], outputs: Payload, files: dict[str, Path], at: str = "") -> None:
+def _print_result(
+    result: dict[str, Any], outputs: Payload, files: dict[str, Path], classes: list[tuple[str, Any]], at: str = ""
+) -> None:
     for tensor in outputs.tensors:
         shape = ",".join(str(dim) for dim in tensor.shape)
         where = f"  {files[tensor.name]}" if tensor.name in files else f"  {preview(tensor)}"
         print(f"{tensor.name} {tensor.dtype}[{shape}]{where}")
     timeline = result.get("timeline_ms") or {}
+    if classes:
+        print()
+        print_pairs(classes)
     steps = ", ".join(_step(step, timeline[step]) for step in STEPS if timeline.get(step) is not None)
     print()
     print_pairs(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from cocoon_p2p.cli.words import money_note, price, short_id, size
+from cocoon_p2p.limits import UPSTREAM_RETRY_S
 from cocoon_p2p.policy.advice import duration
 
 Pairs = list[tuple[str, Any]]
 NOTHING = "nothing: this node asks others (cocoon-node models add PATH to offer a model)"
+NOTHING_YET = "nothing yet"
+NOTHING_WANTED = "nothing yet: this node picks up models that are wanted, and offers them ([provider] auto_serve)"
+NOTHING_TAKEN = "nothing"
 NOTHING_EVER = "nothing: [provider] serve is false"
 
 
@@ -29,13 +33,37 @@ def serving_pairs(status: dict[str, Any], *, verbose: bool = False) -> Pairs:
             pairs.append((label, f"{before}{name} for {asked}{_policy(model)}"))
             pairs += [("", line) for line in _engine_lines(model)]
         pairs.append(("", place))
+    waiting = [each for each in status.get("upstreams") or () if each.get("problem")]
+    left_out = status.get("not_offered") or ()
     if not pairs:
-        pairs.append(("serving", NOTHING if status.get("serve", True) else NOTHING_EVER))
+        pairs.append(("serving", _nothing(status, waiting, left_out)))
+    pairs += [("not offered" if i == 0 else "", left_out_model(each)) for i, each in enumerate(left_out)]
+    pairs += [("upstream" if i == 0 else "", waiting_upstream(each)) for i, each in enumerate(waiting)]
     if status.get("no_jail"):
         pairs.append(("", f"models that came from peers are not served: {status['no_jail']}"))
     network = status.get("settlement_network")
     pairs.append(("money", money_note(network)))
     return pairs
+
+
+def _nothing(status: dict[str, Any], waiting: Sequence[Any], left_out: Sequence[Any]) -> str:
+    """What is said of a node without an offer."""
+    if not status.get("serve", True):
+        return NOTHING_EVER
+    if status.get("auto_serve"):
+        return NOTHING_WANTED
+    return NOTHING_YET if waiting else NOTHING_TAKEN if left_out else NOTHING
+
+
+def left_out_model(model: dict[str, Any]) -> str:
+    """Why a model that is here is not on offer."""
+    return f"{model.get('name')} ({short_id(model.get('model_id'))}): {model.get('problem')}"
+
+
+def waiting_upstream(upstream: dict[str, Any]) -> str:
+    """Why a cluster is not offered, and that it will be."""
+    again = f"it is asked again every {UPSTREAM_RETRY_S:g} s, and offered as soon as it answers"
+    return f"{upstream.get('name')} is not offered: {upstream.get('problem')} ({again})"
 
 
 def _resting(idle: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from cocoon_p2p.cli.reach import (
     refused_pairs,
 )
 from cocoon_p2p.cli.serving import serving_pairs
-from cocoon_p2p.cli.words import duration, size, widest_first
+from cocoon_p2p.cli.words import damaged_text, duration, size, widest_first
 
 
 def run_status(options: argparse.Namespace) -> int:
@@ -57,6 +57,8 @@ def _status_pairs(status: dict[str, Any], *, verbose: bool) -> list[tuple[str, A
     if isinstance(jobs, dict):
         pairs.append(("jobs", ", ".join(f"{count} {state}" for state, count in jobs.items()) or "none yet"))
     pairs += audit_pairs(status)
+    if status.get("damaged_rows"):
+        pairs.append(("damaged", f"{damaged_text(status['damaged_rows'])} (cocoon-node doctor)"))
     if status.get("memory_bytes"):
         pairs.append(("memory", size(status["memory_bytes"])))
     return pairs

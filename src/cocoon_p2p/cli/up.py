@@ -28,11 +28,13 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 STDIN_PIECE_BYTES = 4096
+HANG_UP: signal.Signals | None = getattr(signal, "SIGHUP", None)
+"""None on Windows."""
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run until SIGTERM or Ctrl-C (or, with --until-stdin-closes, the end of stdin): 0 when the node was ready by then,
-    130 when it was interrupted before."""
+    """Run until SIGTERM, Ctrl-C or the end of the terminal (or, with --until-stdin-closes, the end of stdin): 0 when the node
+    was ready by then, 130 when it was interrupted before."""
     home, config = load_place(options)
     set_up_logging(config)
     without_core_files()
@@ -56,7 +58,7 @@ def without_core_files() -> None:
 
 async def _up(options: argparse.Namespace, home: Home, config: NodeConfig) -> int:
     ending = _Ending()
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with trio.open_signal_receiver(*ending_signals()) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ending.watch, signals)
             if options.until_stdin_closes:
@@ -67,9 +69,18 @@ async def _up(options: argparse.Namespace, home: Home, config: NodeConfig) -> in
     return ending.status
 
 
+def ending_signals() -> list[signal.Signals]:
+    """Those that end a node: SIGHUP, the end of its terminal, among them unless it is ignored, as nohup has it."""
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if HANG_UP is not None and signal.getsignal(HANG_UP) is not signal.SIG_IGN:
+        numbers.append(HANG_UP)
+    return numbers
+
+
 class _Ending:
     """What signals do. The first ends the node cleanly: while it starts by cancelling that, later by `stop`, which lets
-    requests under way end. The second ends the process at once."""
+    requests under way end. The second ends the process at once; not SIGHUP, which comes from the shell and from the kernel
+    when a terminal is closed, and from systemd right after SIGTERM."""
 
     def __init__(self) -> None:
         self.opening = trio.CancelScope()
@@ -79,9 +90,11 @@ class _Ending:
 
     async def watch(self, signals: AsyncIterator[int]) -> None:
         number = await anext(signals)
-        print_note("stopping; the same again stops at once")
+        if number != HANG_UP:  # nobody is there any more to read it
+            print_note("stopping; the same again stops at once")
         self._end(INTERRUPTED if number == signal.SIGINT else 0)
-        number = await anext(signals)
+        while (number := await anext(signals)) == HANG_UP:
+            pass
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
@@ -111,6 +124,7 @@ async def _serve(options: argparse.Namespace, home: Home, config: NodeConfig, en
             async with trio.open_nursery() as nursery:
                 await nursery.start(partial(serve_local_api, node, place, stop=ending.stop))
                 ending.ready = True
+                await node.resume_pulls()
                 _say_ready(options, home, node)
 
 

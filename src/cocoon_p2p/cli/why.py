@@ -28,7 +28,17 @@ def run(options: argparse.Namespace) -> int:
 
 
 def print_consideration(row: dict[str, Any]) -> None:
-    """What `Node.why` and `Node.consider` return."""
+    """What `Node.why` and `Node.consider` return; of a quorum, all its answers."""
+    legs = row.get("legs") or [row]
+    if len(legs) > 1:
+        print_pairs([("quorum", f"{len(legs)} answers were asked for; each is a job of its own")])
+    for number, leg in enumerate(legs):
+        if number or len(legs) > 1:
+            print()
+        _print_leg(leg)
+
+
+def _print_leg(row: dict[str, Any]) -> None:
     providers = row.get("providers") or []
     pairs: list[tuple[str, Any]] = [
         ("order", f"{short_id(row.get('job_id'), 12)}, {age(row.get('at_ms'))} ago" + _kind(row)),

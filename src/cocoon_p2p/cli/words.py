@@ -125,3 +125,9 @@ def width_of(address: str) -> str:
 def short_ids(text: Any) -> str:
     """A sentence with the peer ids in it shortened."""
     return _PEER_ID.sub(lambda match: short_peer(match[0]), str(text))
+
+
+def damaged_text(rows: Mapping[str, int]) -> str:
+    """What was set aside of a node's database, by table."""
+    several = ", ".join(f"{count} of {table}" for table, count in sorted(rows.items()))
+    return f"rows that could not be read were set aside: {several}"

@@ -17,14 +17,24 @@ from cocoon_p2p.drivers.market import MarketDriver
 from cocoon_p2p.drivers.model_pull import ModelPuller
 from cocoon_p2p.drivers.resolve import Resolver
 from cocoon_p2p.drivers.serving import Serving
-from cocoon_p2p.errors import CocoonError, one_line
+from cocoon_p2p.errors import CocoonError, ConfigError, one_line
 from cocoon_p2p.ids import ModelId, PeerId
+from cocoon_p2p.models.disk_room import check_room
+from cocoon_p2p.models.layout import models_folder
 from cocoon_p2p.models.manifest import Manifest
 from cocoon_p2p.models.partial import partial_manifest, remove_partial
 from cocoon_p2p.models.picked_up import read_picked_up, write_picked_up
 from cocoon_p2p.models.registry import ModelRegistry
 from cocoon_p2p.net.port import Network
-from cocoon_p2p.policy.auto_serve import Demand, ModelOnOffer, PickedUp, Shortage, ranked, victims
+from cocoon_p2p.policy.auto_serve import (
+    Demand,
+    ModelOnOffer,
+    PickedUp,
+    Shortage,
+    fits_meanwhile,
+    ranked,
+    victims,
+)
 from cocoon_p2p.policy.subnets import subnet_of
 
 log = logging.getLogger(__name__)
@@ -90,6 +100,9 @@ class AutoServe:
         if gone := set(self._picked) - installed:  # removed by hand
             self._picked = {i: each for i, each in self._picked.items() if i not in gone}
             await self._write()
+        # The node ended while one came in place of another, or the budget is less now.
+        for each in self._too_much() or ():
+            await self._remove(each)
         self._tried = {i: at for i, at in self._tried.items() if now - at < limits.AUTO_SERVE_AGAIN_S}
         short = self._shortage.scores(self._on_offer())
         for model_id, score in ranked(self._demand.scores(now), short, {*installed, *self._tried}):
@@ -119,8 +132,10 @@ class AutoServe:
         going = self._room_for(manifest)
         if going is None or ports.puller.is_running(model_id):  # somebody pulls it by hand: it is his
             return False
-        for each in going:
-            await self._remove(each)
+        if going and not await self._may_wait(manifest):
+            log.info("%d models go before model %s comes: the disk budget does not hold both", len(going), model_id)
+            for each in going:
+                await self._remove(each)
         log.info("picking up model %s, of %d bytes: its demand is %.1f", model_id, manifest.size, score)
         begun_by_hand = await ports.threads.run(partial_manifest, ports.home, model_id) is not None
         pull = ports.puller.begin(model_id, name=self._name(model_id), manifest=manifest.encode())
@@ -138,18 +153,37 @@ class AutoServe:
             log.warning("model %s was picked up and cannot be served; it goes again", model_id)
             await self._remove(model_id)
             return False
+        too_much = self._too_much()
+        for each in going if too_much is None else too_much:  # None: they were used meanwhile, and go all the same
+            await self._remove(each)
+        return True
+
+    async def _may_wait(self, manifest: Manifest) -> bool:
+        """Whether what is to go for a model may stay until it is here: what does not come costs us nothing then."""
+        ports = self._ports
+        if not fits_meanwhile(self._picked.values(), manifest.size, ports.disk_bytes):
+            return False
+        try:
+            await ports.threads.run(check_room, models_folder(ports.home), manifest.size, f"model {manifest.model_id}")
+        except ConfigError:
+            return False
         return True
 
     def _room_for(self, manifest: Manifest) -> list[ModelId] | None:
-        """What has to go for it; None: it is too large, or all else is used."""
+        """What has to go for it; None: it is too large, or all else is used, and stays."""
         ports = self._ports
         if ports.model_bytes is not None and manifest.size > ports.model_bytes:
             log.info("model %s needs %d bytes; [provider] auto_serve_memory has less", manifest.model_id, manifest.size)
             return None
+        return self._too_much(manifest.size)
+
+    def _too_much(self, needed: int = 0) -> list[ModelId] | None:
+        """What has to go so that `needed` bytes more stay within the budget; None: it cannot be done now."""
+        ports = self._ports
         busy = {model.model_id for model, status in ports.serving.models() if status.running or status.queued}
         return victims(
             self._picked.values(),
-            manifest.size,
+            needed,
             ports.disk_bytes,
             now=ports.clock.unix(),
             is_busy=lambda model_id: model_id in busy,

@@ -13,6 +13,7 @@ import trio
 
 from cocoon_p2p import limits
 from cocoon_p2p.drivers.alarm import Alarm
+from cocoon_p2p.drivers.blob_checks import Checked, PieceChecks
 from cocoon_p2p.drivers.blob_serve import BlobPorts, is_local
 from cocoon_p2p.drivers.hearsay import open_announced
 from cocoon_p2p.drivers.outbox import Outbox
@@ -73,7 +74,7 @@ class Fetch:
         self._links: dict[PeerId, _Link] = {}
         self._not_before: dict[PeerId, float] = {}
         """When those that had nothing may be asked again; never, those that lied."""
-        self._checks = trio.Semaphore(limits.BLOB_CHECKS_AT_ONCE)
+        self._checks = PieceChecks(ports.threads, partial.keep_piece, self._on_checked)
         self._alarm = Alarm(lambda: self.machine.next_deadline(ports.clock.now()), self._on_timer, ports.clock.now)
         self._done = trio.Event()
         self._failed: CocoonError | None = None
@@ -107,6 +108,7 @@ class Fetch:
             self.add([PeerAddresses(peer, ()) for peer in local])
             nursery.start_soon(self._alarm.run)
             nursery.start_soon(self._watch)
+            nursery.start_soon(self._checks.run)
             await self._done.wait()
             self._nursery = None
             for link in self._links.values():
@@ -176,26 +178,35 @@ class Fetch:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1.0):
                 if stream is not None:
                     await stream.reset() if link.outbox is None else await stream.aclose()
-            await self._carry_out(self.machine.left(peer, self._ports.clock.now()))
+            self._carry_out(self.machine.left(peer, self._ports.clock.now()))
 
     async def _talk(self, stream: Stream, link: _Link) -> None:
         """Raises TransportError, RemoteProtocolError."""
+        failure: CocoonError | None = None
         async with open_plain_nursery() as nursery:
             link.outbox = Outbox(stream)
             nursery.start_soon(link.outbox.run)
             local = is_local(self._ports.network, stream.peer)
-            await self._carry_out(self.machine.joined(stream.peer, self._ports.clock.now(), local=local))
+            self._carry_out(self.machine.joined(stream.peer, self._ports.clock.now(), local=local))
             try:
-                while True:
-                    message = decode_message(await stream.receive())
-                    if not isinstance(message, Answer):
-                        raise RemoteProtocolError(
-                            f"{type(message).__name__} is for a fetcher to say", code="UNEXPECTED"
-                        )
-                    await self._carry_out(self.machine.handle(stream.peer, message, self._ports.clock.now()))
-                    del message  # a piece's memory is used again
+                await self._read(stream)
             except EndOfStream:
-                nursery.cancel_scope.cancel()
+                pass
+            except (TransportError, RemoteProtocolError) as error:
+                failure = error  # raised below: in a nursery that is cancelled meanwhile it would be part of a group
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def _read(self, stream: Stream) -> None:
+        """Raises TransportError (EndOfStream), RemoteProtocolError."""
+        while True:
+            message = decode_message(await stream.receive())
+            if not isinstance(message, Answer):
+                raise RemoteProtocolError(f"{type(message).__name__} is for a fetcher to say", code="UNEXPECTED")
+            self._carry_out(self.machine.handle(stream.peer, message, self._ports.clock.now()))
+            del message  # a piece's memory is used again
+            await self._checks.room()
 
     def _note(self, peer: PeerId, why: str) -> None:
         self._last_failure = f"peer {peer}: {why}"
@@ -209,9 +220,9 @@ class Fetch:
     # --- effects ---
 
     async def _on_timer(self) -> None:
-        await self._carry_out(self.machine.handle_timer(self._ports.clock.now()))
+        self._carry_out(self.machine.handle_timer(self._ports.clock.now()))
 
-    async def _carry_out(self, effects: Sequence[FetchEffect]) -> None:
+    def _carry_out(self, effects: Sequence[FetchEffect]) -> None:
         for effect in effects:
             match effect:
                 case Ask(peer, message):
@@ -220,7 +231,7 @@ class Fetch:
                         with suppress(TransportError):  # its reader sees it, too
                             link.outbox.put(message.encode())
                 case CheckPiece():
-                    await self._begin_check(effect)
+                    self._checks.put(effect)
                 case CheckHashes(peer, file, hashes):
                     if self._nursery is not None:
                         self._nursery.start_soon(self._check_hashes, peer, file, hashes)
@@ -242,24 +253,14 @@ class Fetch:
         if link is not None:
             link.scope.cancel()
 
-    async def _begin_check(self, check: CheckPiece) -> None:
-        """In the background. Whoever reads faster than is hashed and written waits here, and thereby its holder."""
-        await self._checks.acquire()
-        if self._nursery is None:
-            self._checks.release()
-        else:
-            self._nursery.start_soon(self._check_piece, check.peer, check.piece, [check.data])
-
-    async def _check_piece(self, peer: PeerId, piece: int, holder: list[bytes | bytearray | memoryview]) -> None:
+    def _on_checked(self, pieces: Sequence[Checked]) -> None:
         # SPEC blob/1 §4.9
-        try:
-            ok = await self._ports.threads.run(self.store.keep_piece, piece, holder.pop())
-        except CocoonError as error:
-            self._fail(error)
-            return
-        finally:
-            self._checks.release()
-        await self._carry_out(self.machine.piece_checked(peer, piece, ok, self._ports.clock.now()))
+        for each in pieces:
+            if each.error is not None:
+                self._fail(each.error)
+            else:
+                now = self._ports.clock.now()
+                self._carry_out(self.machine.piece_checked(each.peer, each.piece, each.ok, now))
 
     async def _check_hashes(self, peer: PeerId, file: int, hashes: bytes) -> None:
         try:
@@ -267,7 +268,7 @@ class Fetch:
         except OSError as error:
             self._fail(CocoonError(f"{self.store.folder}: {error.strerror or error}", code="CONFIG"))
             return
-        await self._carry_out(self.machine.hashes_checked(peer, file, ok, self._ports.clock.now()))
+        self._carry_out(self.machine.hashes_checked(peer, file, ok, self._ports.clock.now()))
 
     def _fail(self, error: CocoonError) -> None:
         self._failed = self._failed or error

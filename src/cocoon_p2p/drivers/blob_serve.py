@@ -212,7 +212,10 @@ class BlobServer:
             if holding is None or session.model_id is None:
                 break
             try:
-                return await self._ports.threads.run(holding.store.read_piece, piece, buffer)
+                size = holding.store.read_cached(piece, buffer)
+                if size is None:
+                    size = await self._ports.threads.run(holding.store.read_piece, piece, buffer)
+                return size
             except OSError as error:
                 log.info("piece %d of model %s could not be read: %s", piece, session.model_id, error)
                 await self._shelf.prepare(session.model_id)

@@ -21,12 +21,15 @@ _OPEN_MAX = 16
 
 
 class PieceStore(Protocol):
-    """A model's pieces on disk. Both methods block."""
+    """A model's pieces on disk. All but `read_cached` block."""
 
     def hashes(self, file: int, first: int, count: int) -> bytes | None: ...
 
     def read_piece(self, piece: int, buffer: memoryview) -> int:
         """Raises OSError."""
+
+    def read_cached(self, piece: int, buffer: memoryview) -> int | None:
+        """None where it would block. Raises OSError."""
 
 
 class Shared(Protocol):
@@ -102,7 +105,7 @@ class BlobShelf:
 
     def _opened(self, model_id: ModelId) -> SharedWhole | None:
         model = self._registry.find(model_id)
-        if model is None or model.model_id != model_id:
+        if model is None or model.model_id != model_id or not model.offer.share:
             return None
         try:
             return SharedWhole(open_whole(model), model.manifest.encode())

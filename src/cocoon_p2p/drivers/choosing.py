@@ -5,7 +5,7 @@ The decision is `policy.selection`'s; what was considered is written down for `c
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from cocoon_p2p import limits
@@ -152,8 +152,15 @@ class Chooser:
         terms = self.terms(progress, model, choice.wanted)
         best = self._firm(progress, chosen[0], choice, terms)
         if best is None:
-            at_most = {c.peer_id: self._announced(choice, c, terms) for c in chosen}
-            found = await self.asker(progress, choice).ask(list(at_most), terms, enough=1, at_most=at_most)
+            asked = {c.peer_id: self._announced(choice, c, terms) for c in chosen}
+
+            def more() -> dict[PeerId, int | None]:
+                others = self._others(order, choice, asked)
+                at_most = {c.peer_id: self._announced(choice, c, terms) for c in others}
+                asked.update(at_most)
+                return at_most
+
+            found = await self.asker(progress, choice).ask(list(asked), terms, enough=1, at_most=dict(asked), more=more)
             self.note_asked(progress, choice, found)
             if not found.quotes:
                 raise worst(found.errors) if found.errors else _nobody_quoted()
@@ -164,6 +171,13 @@ class Chooser:
         for candidate in choice.fitting():
             progress.considered.note_unasked(candidate, candidate.price(choice.wanted))
         return best
+
+    def _others(self, order: Order, choice: Choice, asked: Collection[PeerId]) -> Sequence[Candidate]:
+        """Whom to ask besides, when those that were asked are late."""
+        left = [candidate for peer, candidate in choice.candidates.items() if peer not in asked]
+        return select(
+            choice.wanted, left, count=limits.ASKED_AT_ONCE_MAX, rng=self._ports.rng, prefer=order.prefer
+        ).chosen
 
     def _announced(self, choice: Choice, candidate: Candidate, terms: JobTerms) -> int | None:
         """What it is asked for at most: its announced price is firm, and a low one must not bait for a higher quote. Who wants
@@ -248,6 +262,11 @@ class Chooser:
                 progress.unreachable.add(peer)
         if not found.quotes:  # who said nothing in time is not asked again
             progress.excluded.update(found.silent)
+            return
+        progress.excluded.update(found.kept_waiting)
+        if not progress.considered.dry_run:
+            for peer in found.kept_waiting:  # others answered, so it was not our line
+                self._ports.experience.note(peer, choice.model_id, Outcome.TURNED_AWAY)
 
     def _turned_away(self, progress: Progress, candidate: Candidate, error: CocoonError) -> bool:
         """Whether it refused what it had announced, and what we did not take from it ourselves."""

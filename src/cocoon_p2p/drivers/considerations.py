@@ -11,7 +11,13 @@ from typing import Any
 from cocoon_p2p.drivers.clock import Clock
 from cocoon_p2p.errors import CocoonError, ConfigError, PeerRefused, RefusalReason
 from cocoon_p2p.ids import JobId, PeerId, Tier
-from cocoon_p2p.limits import CONSIDERATION_BYTES_MAX, CONSIDERATIONS_KEPT_MAX, CONSIDERED_KEPT_MAX, DETAIL_CHARS_MAX
+from cocoon_p2p.limits import (
+    CONSIDERATION_BYTES_MAX,
+    CONSIDERATIONS_KEPT_MAX,
+    CONSIDERED_KEPT_MAX,
+    DETAIL_CHARS_MAX,
+    QUORUM_LEGS_MAX,
+)
 from cocoon_p2p.policy.advice import Refusal, would_be_yes
 from cocoon_p2p.policy.selection import Candidate, Excluded
 from cocoon_p2p.store import ConsiderationRecord, Store
@@ -69,6 +75,8 @@ class Consideration:
     chosen: PeerId | None = None
     error: str | None = None
     dry_run: bool = False
+    poll: JobId | None = None
+    """What the answers of a quorum have in common."""
     providers: dict[PeerId, Considered] = field(default_factory=dict)
 
     def of(self, peer: PeerId) -> Considered:
@@ -132,6 +140,7 @@ class Consideration:
             "tier": self.tier.name.lower(),
             "at_ms": self.at_ms,
             "dry_run": self.dry_run,
+            "poll": None if self.poll is None else self.poll.hex(),
             "chosen": self.chosen,
             "error": self.error,
             "providers": [entry.row() for entry in entries],
@@ -167,7 +176,8 @@ class ConsiderationKeeper:
         self._store.considerations.save(ConsiderationRecord(wish, _encode(each.row())) for wish, each in taken)
 
     def find(self, job_id: str) -> Row:
-        """What was considered for a job, by its id or the beginning of it. Raises ConfigError."""
+        """What was considered for a job, by its id or the beginning of it; with `legs`, the rows of all answers of its quorum
+        in the order in which they ended, where it was a part of one. Raises ConfigError."""
         prefix = job_id.lower()
         if not prefix or any(digit not in "0123456789abcdef" for digit in prefix) or len(job_id) > 32:
             raise ConfigError(f"{job_id!r} is no id of a job, nor the beginning of one: hexadecimal digits")
@@ -181,7 +191,14 @@ class ConsiderationKeeper:
             )
         if len(found) > 1:
             raise ConfigError(f"several jobs begin with {job_id}: {', '.join(sorted(found)[:3])}", code="AMBIGUOUS")
-        return found.popitem()[1]
+        (row,) = found.values()
+        poll = row.get("poll")
+        return row if poll is None else row | {"legs": self._legs(poll)}
+
+    def _legs(self, poll: str) -> list[Row]:
+        legs = {each.wish: json.loads(each.body) for each in self._store.considerations.of_poll(poll, QUORUM_LEGS_MAX)}
+        legs |= {wish: each.row() for wish, each in self._unwritten.items() if each.poll and each.poll.hex() == poll}
+        return list(legs.values())
 
 
 def _encode(row: Row) -> str:

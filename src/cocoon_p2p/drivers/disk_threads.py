@@ -20,6 +20,19 @@ class DiskThreads:
         self._real = real
         self._limiter = trio.CapacityLimiter(at_once)
 
+    @property
+    def is_real(self) -> bool:
+        """Whether there are threads."""
+        return self._real
+
+    def reporting(self, told: Callable[[], object]) -> Callable[[], None]:
+        """What work in a thread calls to have `told` called by the task that waits for it, soon; what it says several times
+        meanwhile is heard once. Without threads nothing is said before the work's end."""
+        if not self._real:
+            return lambda: None
+        token = trio.lowlevel.current_trio_token()
+        return lambda: token.run_sync_soon(told, idempotent=True)
+
     async def run(self, work: Callable[Given, Result], *given: Given.args, **named: Given.kwargs) -> Result:
         """`work(*given, **named)`, which is waited for to its end even when the caller is cancelled."""
         if not self._real:

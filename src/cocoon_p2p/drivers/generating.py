@@ -14,21 +14,31 @@ from dataclasses import dataclass, replace
 import trio
 
 from cocoon_p2p.drivers.choosing import Progress
-from cocoon_p2p.drivers.order import BuyerPorts, Order, with_hint
+from cocoon_p2p.drivers.order import BuyerPorts, Order, new_wish, with_hint
 from cocoon_p2p.drivers.plain_nursery import open_plain_nursery
 from cocoon_p2p.drivers.purchase import Buyer, Leg, too_late
 from cocoon_p2p.drivers.resolve import ResolvedModel
 from cocoon_p2p.drivers.stream_answer import Answer
 from cocoon_p2p.drivers.stream_attempt import StreamAttempt
-from cocoon_p2p.errors import CocoonError, ExecutionError, RemoteProtocolError, one_line
-from cocoon_p2p.generation import CALLER, GenerationRequest, Piece
+from cocoon_p2p.errors import CocoonError, ExecutionError, RemoteProtocolError, TransportError, one_line
+from cocoon_p2p.generation import CALLER, GenerationRequest, Piece, Token
 from cocoon_p2p.ids import PeerId
-from cocoon_p2p.limits import CHATS_REMEMBERED_MAX, GENERATION_TOKENS_MAX, INSTALMENT_TOKENS
+from cocoon_p2p.limits import (
+    CHATS_REMEMBERED_MAX,
+    GENERATION_ALTERNATIVE_CHARS_MAX,
+    GENERATION_TOKENS_MAX,
+    INSTALMENT_TOKENS,
+    RESUME_LOOK_MAX_S,
+    RESUME_LOOK_MIN_S,
+)
 from cocoon_p2p.models.manifest import GENERATION
 from cocoon_p2p.policy.token_bound import first_payment, items_bound
 from cocoon_p2p.tensors import encode_payload
 
 log = logging.getLogger(__name__)
+
+_PASSES = frozenset({"WORKER", "BUSY", "SHUTTING_DOWN", "IDLE_POLICY"})
+"""Codes of failures after which the same provider may go on with an answer a little later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +92,10 @@ class Generating:
             except CocoonError as failure:
                 error = failure
         if scope.cancelled_caught:
-            error = too_late(progress.order)
+            error = course.nobody or too_late(progress.order)
         if error is None or course.answer.stopping:
             return None
+        progress.wish = course.answer.job_id  # what was considered is found by
         self._buyer.explain(progress, error)
         return error
 
@@ -113,6 +124,12 @@ class _Course:
         self._attempt: StreamAttempt | None = None
         """That is being paid and worked on now."""
         self._choosing = trio.CancelScope()
+        self._lost: set[PeerId] = set()
+        """Who had a part of it and may come back."""
+        self._looks = 0
+        """How often nobody was there, since somebody was."""
+        self.nobody: CocoonError | None = None
+        """While somebody is waited for, what was said when there was nobody."""
 
     async def run(self) -> None:
         """Raises CocoonError."""
@@ -128,24 +145,66 @@ class _Course:
             await self._attempt.stop()
 
     async def _write(self) -> None:
+        """Raises CocoonError."""
         model: ResolvedModel | None = None
         while not self.answer.stopping:
             try:
                 leg = await self._next_leg(model)
             except CocoonError as nobody:
-                # Who asked has part of an answer: what broke it tells more than that nobody is left.
-                if nobody.code != "NO_MODEL" or self._progress.last_error is None:
+                if model is None:
                     raise
-                with_hint(self._progress.last_error, "nobody else could be found to go on with it")
-                raise self._progress.last_error from nobody
+                model = await self._wait_for_somebody(model, nobody)
+                continue
             if leg is None:
                 return  # stopped while nobody had it
+            self._looks, self.nobody = 0, None
             if await self._leg(leg):
                 self._buyer.done(self._progress, leg.model, leg.attempt.job.provider)
                 return
             if not self.answer.stopping:
                 self._buyer.check_retry(self._progress)
             model = self._buyer.chooser.latest(leg.model)
+
+    async def _wait_for_somebody(self, model: ResolvedModel, nobody: CocoonError) -> ResolvedModel:
+        """Nobody is left to go on with the answer: wait a little, and look for who has the model then. Raises why there is no use in
+        that, or no time."""
+        progress, clock = self._progress, self._ports.clock
+        asked_nobody = self._looks > 0 and not progress.questions
+        misfits = asked_nobody and any(offer.peer in self._lost for offer in model.offers)
+        wait_s = min(RESUME_LOOK_MIN_S * 2 ** min(self._looks, 10), RESUME_LOOK_MAX_S)
+        in_time = clock.now() + wait_s < progress.deadline
+        if not self.answer.ids or not self._lost or misfits or not in_time:
+            if self.nobody is not None:
+                raise self.nobody
+            # Who asked has part of an answer: what broke it tells more than that nobody is left.
+            if nobody.code != "NO_MODEL" or progress.last_error is None:
+                raise nobody
+            with_hint(progress.last_error, "nobody else could be found to go on with it")
+            raise progress.last_error from nobody
+        self.nobody = self.nobody or nobody
+        log.info("nobody is left to go on with the answer (%s): looking again in %g s", one_line(nobody), wait_s)
+        with trio.CancelScope() as self._choosing:
+            await trio.sleep(wait_s)
+            self._looks += 1
+            return await self._look_again(model)
+        return model  # stopped
+
+    async def _look_again(self, model: ResolvedModel) -> ResolvedModel:
+        """The same model, with who offers it now. Those that were lost, or said nothing, may be back."""
+        progress = self._progress
+        answered = {each["provider"] for each in progress.failures}
+        silent = {peer for peer in progress.excluded if peer not in answered}
+        progress.excluded -= self._lost | progress.unreachable | progress.busy.keys() | silent
+        progress.unreachable.clear()
+        progress.busy.clear()
+        progress.questions = 0
+        progress.wish = new_wish()  # who had the job before does no id twice (job/1 §2)
+        progress.order = replace(progress.order, model=model.model_id)  # whatever its name stands for by now
+        try:
+            return replace(await self._buyer.resolve(progress), name=model.name)
+        except CocoonError as error:
+            log.info("still nobody: %s", one_line(error))
+            return self._buyer.chooser.latest(model)
 
     async def _next_leg(self, model: ResolvedModel | None) -> Leg | None:
         """Somebody who waits to be paid; None where it was stopped before."""
@@ -230,6 +289,10 @@ class _Course:
         if error is None:
             error = ExecutionError("the provider ended the answer by itself", code="MODEL", retryable=True)
         self._buyer.note_failure(progress, attempt, error)
+        if isinstance(error, TransportError) or error.code in _PASSES:
+            self._lost.add(provider)
+        else:
+            self._lost.discard(provider)
         if self.answer.ids and leg.model.manifest.upstream is not None:
             raise error  # what is behind it counts its tokens in its own way: nobody could go on
         return False
@@ -270,7 +333,22 @@ class _Course:
             raise RemoteProtocolError("more tokens than were asked for", code="PAYLOAD")
         if job.quote is not None:
             self.answer.model_id = job.quote.model_id
-        self.answer.add(piece, job.provider, self._ports.clock.now())
+        self.answer.add(_as_asked(piece, self._request.logprobs), job.provider, self._ports.clock.now())
+
+
+def _as_asked(piece: Piece, logprobs: int | None) -> Piece:
+    """Without what nobody asked for, which would only fill memory."""
+    # SPEC job/1 §10.2
+    if all(token.logprob is None and not token.top for token in piece.tokens):
+        return piece
+    shown = GENERATION_ALTERNATIVE_CHARS_MAX
+    kept = (
+        Token(each.id)
+        if logprobs is None
+        else replace(each, top=tuple((number, text[:shown], micro) for number, text, micro in each.top[:logprobs]))
+        for each in piece.tokens
+    )
+    return replace(piece, tokens=tuple(kept))
 
 
 def _context(model: ResolvedModel) -> int:

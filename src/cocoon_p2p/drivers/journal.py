@@ -32,6 +32,7 @@ class JournalKeeper:
 
     async def run(self) -> None:
         """Runs until cancelled."""
+        await trio.lowlevel.checkpoint()  # where the node's start failed, the journal is closed before this task begins
         await self._restore()
         self._market.taken = self._note
         async with trio.open_nursery() as nursery:

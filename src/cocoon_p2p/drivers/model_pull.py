@@ -22,6 +22,7 @@ from cocoon_p2p.ids import ModelId, PeerId, model_id_of
 from cocoon_p2p.models.manifest import Manifest, ManifestError, parse_manifest
 from cocoon_p2p.models.partial import open_partial, partial_manifest
 from cocoon_p2p.models.registry import InstalledModel, ModelRegistry, Offer
+from cocoon_p2p.models.wanted import Wanted, forget_wanted, read_wanted, remember_wanted
 from cocoon_p2p.net.port import PeerAddresses
 from cocoon_p2p.policy.bandwidth import Bandwidth
 
@@ -90,14 +91,21 @@ class Pull:
 
     state: PullProgress
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    turned: trio.Event = field(default_factory=trio.Event)
+    """Set, and another put in its place, when it comes to another phase."""
     over: trio.Event = field(default_factory=trio.Event)
+    holders: list[PeerAddresses] = field(default_factory=list)
+    """That were named by who asked for it."""
+    is_stopped: bool = False
+    """By the user."""
     model: InstalledModel | None = None
     error: CocoonError | None = None
     fetch: Fetch | None = None
 
 
 class ModelPuller:
-    """Pulls run in `nursery`, one for a model at a time, and go on when nobody waits for them."""
+    """Pulls run in `nursery`, one for a model at a time, and go on when nobody waits for them; those that are `remember`ed go on
+    after the node's next start."""
 
     def __init__(self, ports: PullPorts, nursery: trio.Nursery) -> None:
         self._ports = ports
@@ -112,19 +120,31 @@ class ModelPuller:
         are found. One that is under way already goes on."""
         if self.is_running(model_id):
             running = self._pulls[model_id]
+            running.holders += holders
             if running.fetch is not None:
                 running.fetch.add(holders)
             return running
-        pull = self._pulls[model_id] = Pull(PullProgress(model_id, name))
-        self._nursery.start_soon(self._run, pull, manifest, tuple(holders))
+        pull = self._pulls[model_id] = Pull(PullProgress(model_id, name), holders=list(holders))
+        self._nursery.start_soon(self._run, pull, manifest)
         return pull
+
+    async def remember(self, wanted: Wanted) -> None:
+        """From now on, until it is here, or stopped, or can never be, this model is one that `wanted` has. Raises ConfigError."""
+        try:
+            await self._ports.blob.threads.run(remember_wanted, self._ports.home, wanted)
+        except OSError as error:
+            raise ConfigError(f"{self._ports.home} cannot be written: {error.strerror or error}") from error
+
+    async def wanted(self) -> tuple[Wanted, ...]:
+        """What was asked for and has not come, of the time before this node's start, too."""
+        return await self._ports.blob.threads.run(read_wanted, self._ports.home)
 
     async def wait(self, pull: Pull, progress: Callable[[PullProgress], None] = lambda state: None) -> InstalledModel:
         """Until it is over. Raises CocoonError: NO_SOURCE, CONFIG (no room, cannot be written), STOPPED."""
         while not pull.over.is_set():
             progress(pull.state)
             with trio.move_on_after(TICK_S):
-                await pull.over.wait()
+                await pull.turned.wait()
         progress(pull.state)
         if pull.model is None:
             raise pull.error or CocoonError("the pull was stopped; what came is kept", code="STOPPED")
@@ -139,11 +159,23 @@ class ModelPuller:
         return pull is not None and not pull.over.is_set()
 
     def stop(self, model_id: ModelId) -> bool:
-        """What came is kept. False: it was not under way."""
+        """What came is kept, and the next start does not go on with it. False: it was not under way."""
         if not self.is_running(model_id):
+            self._nursery.start_soon(self._forget, model_id)
             return False
+        self._pulls[model_id].is_stopped = True
         self._pulls[model_id].scope.cancel()
         return True
+
+    async def share_changed(self, model_id: ModelId) -> None:
+        """Others may fetch an installed model, or may not any more: those that are at it hear of that."""
+        self._ports.shelf.forget(model_id)
+        await self._ports.server.replaced(model_id)
+        self._ports.announcing.announce()
+
+    async def _forget(self, model_id: ModelId) -> None:
+        with trio.CancelScope(shield=True):
+            await self._ports.blob.threads.run(forget_wanted, self._ports.home, model_id)
 
     def _found(self, model_id: ModelId, peer: PeerId) -> None:
         """Somebody fetches it from us who shares it, too."""
@@ -153,29 +185,32 @@ class ModelPuller:
 
     # --- one pull ---
 
-    async def _run(self, pull: Pull, manifest: bytes | None, holders: Sequence[PeerAddresses]) -> None:
+    async def _run(self, pull: Pull, manifest: bytes | None) -> None:
         try:
             with pull.scope:
-                pull.model = await self._pull(pull, manifest, holders)
-                self._note(pull, phase="done", bytes_s=0.0)
+                pull.model = await self._pull(pull, manifest)
         except CocoonError as error:
             pull.error = error
             log.info("model %s did not come: %s", pull.state.model_id, one_line(error))
         finally:
-            if pull.model is None:
+            # Not where the node ends, nor where nobody was there who has it: the next start goes on.
+            if pull.model is not None or pull.is_stopped or (pull.error is not None and not pull.error.retryable):
+                await self._forget(pull.state.model_id)
+            if pull.model is not None:
+                self._note(pull, phase="done", bytes_s=0.0)
+            else:
                 why = pull.error or CocoonError("it was stopped; what came is kept", code="STOPPED")
                 self._note(pull, phase="failed", bytes_s=0.0, error=why.message, code=why.code, hint=why.hint or "")
             pull.fetch = None
             pull.over.set()
+            pull.turned.set()
 
-    async def _pull(self, pull: Pull, given: bytes | None, holders: Sequence[PeerAddresses]) -> InstalledModel:
+    async def _pull(self, pull: Pull, given: bytes | None) -> InstalledModel:
         ports, model_id = self._ports, pull.state.model_id
         here = await ports.blob.threads.run(ports.registry.find, model_id)
         if here is not None:
             return here
-        manifest = await self._manifest(model_id, given, holders)
-        if manifest.upstream is not None:
-            raise ConfigError(f"model {model_id[:12]}… has no files to pull: it runs on a cluster of whoever offers it")
+        manifest = await self._manifest(pull, given)
         if manifest.upstream is not None:
             raise ConfigError(
                 f"model {model_id[:12]}… runs on a cluster of its provider's: there are no files to fetch",
@@ -200,7 +235,7 @@ class ModelPuller:
             ports.shelf.arriving[model_id] = fetch
             ports.announcing.announce()
         try:
-            await self._fetch(pull, fetch, holders)
+            await self._fetch(pull, fetch)
             self._note(pull, phase="installing", done_bytes=manifest.size)
             with trio.CancelScope(shield=True):  # a folder that was moved is there to be shared
                 model = await ports.blob.threads.run(
@@ -214,9 +249,9 @@ class ModelPuller:
         self._note(pull, name=model.name, note=await ports.arrived(model))
         return model
 
-    async def _fetch(self, pull: Pull, fetch: Fetch, holders: Sequence[PeerAddresses]) -> None:
+    async def _fetch(self, pull: Pull, fetch: Fetch) -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._search, pull.state.model_id, fetch, holders)
+            nursery.start_soon(self._search, pull, fetch)
             nursery.start_soon(self._measure, pull, fetch)
             try:
                 await fetch.run(self._ports.finder.local())
@@ -227,11 +262,11 @@ class ModelPuller:
         if pull.error is not None:
             raise pull.error
 
-    async def _search(self, model_id: ModelId, fetch: Fetch, holders: Sequence[PeerAddresses]) -> None:
+    async def _search(self, pull: Pull, fetch: Fetch) -> None:
         """More and more rarely."""
-        wait_s = limits.BLOB_SEARCH_FIRST_S
+        model_id, wait_s = pull.state.model_id, limits.BLOB_SEARCH_FIRST_S
         while True:
-            fetch.add(holders)
+            fetch.add(pull.holders)
             fetch.add(self._ports.finder.offering(model_id))
             fetch.add(await self._ports.finder.search(model_id, fetch.known))
             await trio.sleep(wait_s)
@@ -261,8 +296,9 @@ class ModelPuller:
             outside_bytes=machine.outside_bytes,
         )
 
-    async def _manifest(self, model_id: ModelId, given: bytes | None, holders: Sequence[PeerAddresses]) -> Manifest:
+    async def _manifest(self, pull: Pull, given: bytes | None) -> Manifest:
         """From before, from whoever calls, or from a holder. Raises CocoonError."""
+        model_id = pull.state.model_id
         kept = await self._ports.blob.threads.run(partial_manifest, self._ports.home, model_id)
         if kept is not None:
             return kept
@@ -274,7 +310,7 @@ class ModelPuller:
         deadline = self._ports.blob.clock.now() + limits.BLOB_ALONE_S
         wait_s = limits.BLOB_SEARCH_FIRST_S
         while True:
-            for holder in (*holders, *await self._ports.finder.search(model_id, lambda: asked), *near):
+            for holder in (*pull.holders, *await self._ports.finder.search(model_id, lambda: asked), *near):
                 if holder.peer not in asked:
                     asked.add(holder.peer)
                     found = await self._ask_manifest(holder, model_id, failures)
@@ -313,6 +349,9 @@ class ModelPuller:
 
     def _note(self, pull: Pull, **changes: object) -> None:
         pull.state = replace(pull.state, **changes)  # type: ignore[arg-type]
+        if "phase" in changes:
+            pull.turned.set()
+            pull.turned = trio.Event()
 
 
 def _parsed(model_id: ModelId, raw: bytes) -> Manifest:

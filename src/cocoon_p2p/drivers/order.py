@@ -13,6 +13,7 @@ from cocoon_p2p.drivers.experience import ExperienceKeeper
 from cocoon_p2p.drivers.job_client import Attempt
 from cocoon_p2p.errors import CocoonError, PeerRefused, RefusalReason
 from cocoon_p2p.ids import JOB_ID_BYTES, JobId, ModelId, PeerId, Tier
+from cocoon_p2p.models.text_part import TextFrontEnd
 from cocoon_p2p.net.port import Network
 from cocoon_p2p.policy.preference import BALANCED, Preference
 from cocoon_p2p.policy.selection import Candidate, Wanted, cheapest, why_not
@@ -44,6 +45,8 @@ class Order:
     answer is taken and paid."""
     quorum: int = 1
     """Answers that are compared (drivers/quorum.py); the Buyer itself gets one."""
+    poll: JobId | None = None
+    """Of one answer of a quorum: what its answers have in common, each of which has a job id of its own."""
     excluded: frozenset[PeerId] = frozenset()
     """Providers not to take, whatever they offer."""
     instalment: int = 0
@@ -67,6 +70,8 @@ class Purchase:
     timeline_ms: dict[str, float]
     attempts: list[dict[str, str]]
     """Earlier attempts that failed: provider and error."""
+    text: TextFrontEnd | None = None
+    """Of a model that takes texts: how it takes them, and what its outputs stand for."""
     transcript: Transcript | None = field(default=None, repr=False)
     """What evidence is made of; None without a receipt."""
 
@@ -108,9 +113,18 @@ def timeline_ms(started: float, discovered: float, attempt: Attempt) -> dict[str
     return {leg: round(seconds * 1000, 3) for leg, seconds in legs.items()}
 
 
-def nobody_fits(order: Order, wanted: Wanted, candidates: Sequence[Candidate]) -> CocoonError:
-    """Why none of the offers can be taken, and what would make it a yes."""
+def nobody_fits(
+    order: Order, wanted: Wanted, candidates: Sequence[Candidate], *, called: Sequence[str] = ()
+) -> CocoonError:
+    """Why none of the offers can be taken, and what would make it a yes. `called`: names by which the wanted provider offers
+    this very model."""
     if order.provider is not None and all(c.peer_id != order.provider for c in candidates):
+        if called and order.model not in called:
+            return CocoonError(
+                f"provider {order.provider} offers this model, and calls it {called[0]}, not {order.model}",
+                code="NO_MODEL",
+                hint=f"ask it for {called[0]}",
+            )
         return CocoonError(
             f"provider {order.provider} does not offer {order.model}",
             code="NO_MODEL",
@@ -132,8 +146,16 @@ def nobody_fits(order: Order, wanted: Wanted, candidates: Sequence[Candidate]) -
         first.reason if first else RefusalReason.NO_MODEL,
         f"no offer of {order.model} fits: " + ("; ".join(sorted({r.detail for r in reasons})[:3]) or "there is none"),
         needed=first.needed if first else None,
-        hint="cocoon-node offers shows all offers",
+        hint=_tier_hint(wanted, candidates) or "cocoon-node offers shows all offers",
     )
+
+
+def _tier_hint(wanted: Wanted, candidates: Sequence[Candidate]) -> str | None:
+    """Which tier there is, where nobody offers the wanted one."""
+    offered = sorted({tier.name.lower() for c in candidates for tier in c.prices})
+    if not offered or any(wanted.tier in c.prices for c in candidates):
+        return None
+    return f"it is offered in another tier: {' or '.join(f'--tier {name}' for name in offered)}"
 
 
 def worst(errors: Sequence[CocoonError]) -> CocoonError:

@@ -12,7 +12,7 @@ import trio
 from cocoon_p2p import limits
 from cocoon_p2p.drivers.clock import Clock, unix_ms
 from cocoon_p2p.ids import JobId, ModelId, PeerId
-from cocoon_p2p.policy.late_cancels import CANCELLED_LATE, LATE_ERRORS, EndedJob
+from cocoon_p2p.policy.late_cancels import CANCELLED_LATE, EndedJob
 from cocoon_p2p.proto.job_effects import Closed
 from cocoon_p2p.proto.provider_desk import ProviderDesk
 from cocoon_p2p.settlement.port import Settlement
@@ -36,14 +36,23 @@ class ProviderBooks:
         return [Receipt(each.job_id, each.body, each.provider_signature, b"") for each in kept]
 
     def recall(self, client: PeerId) -> None:
-        """How this client's last jobs ended, if it is not in memory."""
+        """What this client paid and threw away lately, if it is not in memory."""
         late_cancels = self._desk.late_cancels
-        if not late_cancels.knows(client):
-            jobs = self._store.jobs.last_ended(client, limits.LATE_CANCELS_COUNTED, errors=LATE_ERRORS)
-            ended = [EndedJob(job.job_id, job.finished_at_ms or 0, job.error in LATE_ERRORS) for job in jobs]
-            since_ms = unix_ms(self._clock) - int(limits.LATE_CANCELS_MEMORY_S * 1000)
-            unsigned = self._store.receipts.unsigned_since(client, since_ms, limits.RECEIPTS_UNSIGNED_MAX)
-            late_cancels.remember(client, ended, dict(unsigned))
+        if late_cancels.knows(client):
+            return
+        unsigned = {
+            each.job_id: EndedJob(each.job_id, each.finished_at_ms, paid=max(1, each.price))
+            for each in self._store.receipts.unsigned(client, limits.RECEIPTS_UNSIGNED_MAX)
+            if not decode_receipt_body(
+                each.body
+            ).frames  # what was acknowledged of an answer in frames is owed as it is
+        }
+        ended = [
+            EndedJob(job.job_id, job.at_ms, paid=job.price if job.wasted else max(1, job.price), wasted=job.wasted)
+            for job in self._store.jobs.work_done(client, limits.LATE_JOBS_RECALLED)
+            if job.job_id not in unsigned
+        ]
+        late_cancels.remember(client, ended, list(unsigned.values()))
 
     async def earn(self, receipt: Receipt, body: ReceiptBody, created_at_ms: int) -> None:
         """The output is out: the receipt and what it earned, on disk before the receipt is sent."""
@@ -54,7 +63,11 @@ class ProviderBooks:
                 with self._store.transaction():
                     self._store.receipts.put(_receipt_record(receipt, body))
                     self._put(self._record(body, created_at_ms))
-                self._desk.late_cancels.earned(body.client, body.job_id, body.finished_at_ms)
+                if body.frames:  # acknowledged already
+                    paid = EndedJob(body.job_id, body.finished_at_ms, paid=max(1, body.price))
+                    self._desk.late_cancels.note(body.client, paid)
+                else:
+                    self._desk.late_cancels.earned(body.client, body.job_id, body.finished_at_ms, body.price)
                 await self._settlement.earned(body.job_id, body.price, payer=body.client)
         finally:
             del self._earning[key]
@@ -84,17 +97,17 @@ class ProviderBooks:
         if kept.client_signature:
             return False
         with trio.CancelScope(shield=True):
-            now_ms = unix_ms(self._clock)
+            now_ms, wasted = unix_ms(self._clock), max(1, kept.price)
             record = self._record(decode_receipt_body(kept.body), kept.finished_at_ms, error=CANCELLED_LATE)
             with self._store.transaction():
                 self._store.receipts.take_back(job_id, client)
                 self._put(record)
+                self._store.jobs.note_wasted(job_id, client, wasted)
             await self._settlement.refund(job_id, payer=client)
             self._store.jobs.finish(
                 job_id, "provider", "failed", finished_at_ms=now_ms, error=CANCELLED_LATE, peer=client
             )
-        self._desk.late_cancels.signed(client, job_id)
-        self._desk.late_cancels.note(client, EndedJob(job_id, now_ms, late=True))
+        self._desk.late_cancels.note(client, EndedJob(job_id, now_ms, wasted=wasted))
         return True
 
     def signed(self, client: PeerId, job_id: JobId, signature: bytes) -> None:
@@ -106,25 +119,28 @@ class ProviderBooks:
         if closed.error is None:
             return
         now_ms = unix_ms(self._clock)
-        if closed.late:  # what ended before the work was done cost the client nothing, and hides nothing
-            self._desk.late_cancels.note(closed.client, EndedJob(closed.job_id, now_ms, late=True))
-        if closed.earned:  # a part of an answer: it stands in the books with what that earned
-            return
-        self._put(
-            JobRecord(
-                job_id=closed.job_id,
-                role="provider",
-                model_id=closed.model_id,
-                model_name=self._model_name(closed.model_id),
-                peer_id=closed.client,
-                tier=closed.tier,
-                state="failed",
-                price=0,
-                items=closed.items,
-                created_at_ms=created_at_ms,
-                finished_at_ms=now_ms,
-                error=closed.error,
-            )
+        if closed.wasted:  # what ended before any work was done cost nobody anything, and hides nothing
+            self._desk.late_cancels.note(closed.client, EndedJob(closed.job_id, now_ms, wasted=closed.wasted))
+        with self._store.transaction():
+            if not closed.earned:  # else it is a part of an answer, and stands in the books with what that earned
+                self._put(self._failed(closed, created_at_ms, now_ms))
+            if closed.wasted:
+                self._store.jobs.note_wasted(closed.job_id, closed.client, closed.wasted)
+
+    def _failed(self, closed: Closed, created_at_ms: int, now_ms: int) -> JobRecord:
+        return JobRecord(
+            job_id=closed.job_id,
+            role="provider",
+            model_id=closed.model_id,
+            model_name=self._model_name(closed.model_id),
+            peer_id=closed.client,
+            tier=closed.tier,
+            state="failed",
+            price=0,
+            items=closed.items,
+            created_at_ms=created_at_ms,
+            finished_at_ms=now_ms,
+            error=closed.error or "",
         )
 
     def _record(self, body: ReceiptBody, created_at_ms: int, *, error: str = "") -> JobRecord:

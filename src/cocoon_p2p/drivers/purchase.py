@@ -97,6 +97,11 @@ class Buyer:
         """One attempt at this provider alone, without a second one elsewhere. Raises as `buy`."""
         return await self._buy(replace(order, provider=provider, hedge=1), attempts_max=1, job_id=job_id)
 
+    def _nobody_fits(self, order: Order, choice: Choice, model: ResolvedModel) -> CocoonError:
+        offers = self._market.offers(model.model_id)
+        called = sorted({each.offer.name for each in offers if each.peer == order.provider})
+        return nobody_fits(order, choice.wanted, list(choice.candidates.values()), called=called)
+
     async def shortlist(self, order: Order) -> list[Candidate]:
         """All that fit (of a large market a random part), the one to ask first, first. Raises CocoonError when nobody
         does."""
@@ -104,7 +109,7 @@ class Buyer:
         model, items = await self._resolve(progress)
         choice = self.chooser.choose(progress, model, items, count=_ALL, at_least=_ALL)
         if not choice.selection.chosen:
-            raise nobody_fits(order, choice.wanted, list(choice.candidates.values()))
+            raise self._nobody_fits(order, choice, model)
         return list(choice.selection.chosen)
 
     async def consider(self, order: Order) -> Row:
@@ -158,7 +163,7 @@ class Buyer:
 
     def begin(self, order: Order, job_id: JobId | None = None) -> Progress:
         started, wish = self._ports.clock.now(), job_id or new_wish()
-        considered = Consideration(wish, order.model, order.tier, unix_ms(self._ports.clock))
+        considered = Consideration(wish, order.model, order.tier, unix_ms(self._ports.clock), poll=order.poll)
         return Progress(order, wish, started + order.timeout_s, started, considered)
 
     async def _buy(self, order: Order, *, attempts_max: int, job_id: JobId | None = None) -> Purchase:
@@ -225,9 +230,7 @@ class Buyer:
                 if await self._waited_for_room(progress):
                     model = self.chooser.latest(model)
                     continue
-                raise progress.last_error or nobody_fits(
-                    progress.order, choice.wanted, list(choice.candidates.values())
-                )
+                raise progress.last_error or self._nobody_fits(progress.order, choice, model)
             try:
                 return Leg(model, choice, await self.chooser.attempt(progress, model, choice))
             except CocoonError as error:
@@ -364,6 +367,7 @@ class Buyer:
         job, body = attempt.job, attempt.job.receipt_body
         assert job.quote is not None
         payload: Payload = decode_payload(output)
+        manifest = self._resolver.known(job.quote.model_id)
         return Purchase(
             job_id=job.job_id,
             model_id=job.quote.model_id,
@@ -374,6 +378,7 @@ class Buyer:
             receipt_body=body,
             timeline_ms=timeline_ms(progress.started, progress.discovered, attempt),
             attempts=progress.failures,
+            text=None if manifest is None else manifest.text,
             transcript=attempt.transcript(),
         )
 

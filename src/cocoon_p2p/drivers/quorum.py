@@ -17,7 +17,7 @@ from cocoon_p2p.drivers.clock import Clock, unix_ms
 from cocoon_p2p.drivers.comparing import compare_all
 from cocoon_p2p.drivers.evidence import Answered, EvidenceShelf, accuse
 from cocoon_p2p.drivers.experience import ExperienceKeeper
-from cocoon_p2p.drivers.order import Order, Purchase
+from cocoon_p2p.drivers.order import Order, Purchase, new_wish
 from cocoon_p2p.drivers.plain_nursery import open_plain_nursery
 from cocoon_p2p.errors import CocoonError, StoreError, TransportError
 from cocoon_p2p.ids import JobId, ModelId, PeerId
@@ -161,7 +161,7 @@ class Quorum:
         candidates = await self.find(order, count)
         if len(candidates) < count:
             raise _too_few(order, len(candidates), count)
-        poll = await self.ask(order, spread(candidates), count)
+        poll = await self.ask(replace(order, poll=new_wish()), spread(candidates), count)
         if not poll.answers:
             raise poll.failures[-1][1]
         chosen, judged = await self._judge.majority(order.payload, poll.answers, count)

@@ -59,6 +59,15 @@ class Resolver:
     async def resolve(self, model: str) -> ResolvedModel:
         """Of a name that stands for several models, the one that it stood for when it last did a job. Raises CocoonError:
         NO_MODEL when nobody offers it, AMBIGUOUS when a name stands for several models none of which was used by it."""
+        for _ in range(limits.JOB_ATTEMPTS_MAX - 1):
+            try:
+                return await self._resolve(model)
+            except TransportError as error:  # those that were not there are forgotten
+                log.info("%s; others are looked for", one_line(error))
+        return await self._resolve(model)
+
+    async def _resolve(self, model: str) -> ResolvedModel:
+        """Raises TransportError, too, where none of those that offer it gave its manifest."""
         wanted = self._local_id(model) or self._by_prefix(model) or model
         offers = await self._market.find(wanted)
         if not offers:
@@ -101,6 +110,10 @@ class Resolver:
         known = self._known.get(model_id) or self._parsed(model_id, self._local_manifest(model_id))
         return known or (await self.resolve(model_id)).manifest
 
+    def known(self, model_id: ModelId) -> Manifest | None:
+        """Of a model that was resolved lately; nobody is asked."""
+        return self._known.get(model_id)
+
     def _by_prefix(self, text: str) -> ModelId | None:
         """The one id on offer that begins with these 8 or more digits, as `offers` shows them."""
         if not ID_PREFIX.fullmatch(text):
@@ -140,6 +153,8 @@ class Resolver:
                         failures.append(TransportError(text, outcome_known=True))
                 except (TransportError, RemoteProtocolError) as error:
                     failures.append(error)
+                    if isinstance(error, TransportError):
+                        self._market.forget(offer.peer)
                 over.set()
 
             for offer in self._market.nearest_first(offers)[: limits.MANIFEST_SOURCES_MAX]:

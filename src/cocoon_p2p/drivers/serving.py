@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import trio
@@ -81,8 +81,10 @@ class Serving:
         self._keep_warm = frozenset(keep_warm)
         self.allow_list = allow_list
         self._installed: dict[ModelId, InstalledModel] = {}
+        self._failed: dict[ModelId, tuple[InstalledModel, str]] = {}
         self.changed: Callable[[], None] = lambda: None
         desk.load_ms = self._load_ms
+        desk.wait_ms = self._wait_ms
 
     async def keep_prices(self) -> None:
         """A task that moves the prices, if they can move, until it is cancelled."""
@@ -155,6 +157,7 @@ class Serving:
                 # SPEC job/1 §6
                 refused = Refused(RefusalReason.LIMITS, f"{model.name} does not fit: {error.message}")
                 self._desk.too_large = {**self._desk.too_large, model.model_id: refused}
+            self._failed[model.model_id] = (model, error.message)
             raise
         pricing = self._make_pricing(self._prices.listed(model))
         if self._keeper is not None:
@@ -168,6 +171,7 @@ class Serving:
             open_only=model.manifest.upstream is not None,
         )
         self._installed[model.model_id] = model
+        self._failed.pop(model.model_id, None)
         self._desk.models = {**self._desk.models, model.model_id: served}
         self.changed()
         return status
@@ -177,6 +181,7 @@ class Serving:
         offered = model_id in self._desk.models
         self._desk.models = {i: model for i, model in self._desk.models.items() if i != model_id}
         self._installed.pop(model_id, None)
+        self._failed.pop(model_id, None)
         if offered:
             self.changed()
         await self._engine.unload(model_id)
@@ -184,7 +189,10 @@ class Serving:
 
     async def _take_back(self, model: InstalledModel, offer: RegistryOffer | None) -> None:
         """Undo an installation; `offer` is what stood there before, if anything did."""
+        why = self._failed.pop(model.model_id, None)
         if offer is not None:
+            if why is not None:
+                self._failed[model.model_id] = (replace(model, offer=offer), why[1])
             await trio.to_thread.run_sync(self._registry.set_offer, model.model_id, offer)
             return
         await self._engine.unload(model.model_id)
@@ -210,6 +218,10 @@ class Serving:
         statuses = {status.model_id: status for status in self._engine.models()}
         return [(self._installed[i], statuses[i]) for i in self._desk.models if i in statuses]
 
+    def not_offered(self) -> Sequence[tuple[InstalledModel, str]]:
+        """Models that are here and should be on offer, and why the engine did not take them."""
+        return [(model, why) for model_id, (model, why) in self._failed.items() if model_id not in self._desk.models]
+
     def price(self, model_id: ModelId, tier: Tier | None = None) -> tuple[int, int]:
         """(base, per item) as a job of one item would be quoted now; without a `tier`, of the best hidden one on offer."""
         model = self._desk.models[model_id]
@@ -225,11 +237,22 @@ class Serving:
     def _keeps(self, model: InstalledModel) -> bool:
         return not self._keep_warm.isdisjoint((model.name, model.model_id))
 
+    def _status(self, model_id: ModelId) -> ModelStatus | None:
+        return next((status for status in self._engine.models() if status.model_id == model_id), None)
+
     def _load_ms(self, model_id: ModelId) -> int:
-        for status in self._engine.models():
-            if status.model_id == model_id:
-                return _load_ms(status)
-        return 0
+        status = self._status(model_id)
+        return 0 if status is None else _load_ms(status)
+
+    def _wait_ms(self, model_id: ModelId) -> int | None:
+        """Until the engine has a place for one more answer, and the desk a slot."""
+        # SPEC capacity/1 §3.3
+        status = self._status(model_id)
+        if status is None or status.wait_s is None:
+            return None
+        if self._desk.running < self._desk.slots:
+            return int(1000 * status.wait_s)
+        return None if status.next_end_s is None else int(1000 * max(status.wait_s, status.next_end_s))
 
     def _offer(self, model: ServedModel, status: ModelStatus | None) -> Offer:
         """`status` is the engine's; None for a model of another one."""

@@ -11,7 +11,7 @@ import trio
 
 from cocoon_p2p.drivers.plain_nursery import open_plain_nursery
 from cocoon_p2p.drivers.serving import Serving
-from cocoon_p2p.errors import ConfigError, ExecutionError
+from cocoon_p2p.errors import ConfigError, ExecutionError, one_line
 from cocoon_p2p.execution.engines import EngineSet
 from cocoon_p2p.execution.upstream.settings import UpstreamSettings
 from cocoon_p2p.ids import ModelId
@@ -31,14 +31,29 @@ class UpstreamOffer:
     price_per_item: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class UpstreamStanding:
+    """How one [[upstream]] stands: `problem` is why it is not offered, "" while it is."""
+
+    name: str
+    model: str
+    problem: str
+
+
 class Upstreams:
     """`begin` at the start, `run` as a task."""
 
     def __init__(self, engines: EngineSet, serving: Serving, offers: Sequence[UpstreamOffer]) -> None:
         self._engines = engines
         self._serving = serving
+        self._configured = tuple(offer.settings for offer in offers)
         self._waiting = list(offers)
+        self._problems: dict[str, str] = {}
         self._offered: dict[ModelId, UpstreamOffer] = {}
+
+    def standing(self) -> list[UpstreamStanding]:
+        """Of each, in the order of the configuration."""
+        return [UpstreamStanding(each.name, each.model, self._problems.get(each.name, "")) for each in self._configured]
 
     async def begin(self) -> None:
         """Offer what answers. Raises ConfigError for what can never be served."""
@@ -71,8 +86,16 @@ class Upstreams:
             )
             await self._serving.serve(model, items_max=offer.settings.context or None)
             self._offered[manifest.model_id] = offer
+            if self._problems.pop(name, None) is not None:
+                log.warning("upstream %s is offered now", name)
         except ExecutionError as error:
-            log.info("upstream %s is not offered yet: %s", name, error.message)
+            problem = self._engines.upstream_complaint(name) or error.message
+            if self._problems.get(name) != problem:  # it is asked again every few seconds
+                self._problems[name] = problem
+                log.info("upstream %s is not offered yet: %s", name, problem)
+        except ConfigError as error:
+            self._problems[name] = one_line(error)
+            raise
         finally:
             if manifest is None or self._offered.get(manifest.model_id) is not offer:
                 self._waiting.append(offer)
@@ -91,5 +114,8 @@ class Upstreams:
             if offer is not None and not status.loaded:
                 log.warning("upstream %s is not offered while it does not answer", offer.settings.name)
                 del self._offered[status.model_id]
+                self._problems[offer.settings.name] = (
+                    self._engines.upstream_complaint(offer.settings.name) or "it does not answer"
+                )
                 await self._serving.withdraw(status.model_id)
                 self._waiting.append(offer)

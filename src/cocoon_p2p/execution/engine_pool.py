@@ -10,10 +10,10 @@ import trio
 from cocoon_p2p.errors import ExecutionError
 from cocoon_p2p.execution.blocks import Block
 from cocoon_p2p.execution.device import ChosenDevice
+from cocoon_p2p.execution.endings import copy_of, unloaded
 from cocoon_p2p.execution.memory import process_bytes, too_large
 from cocoon_p2p.execution.pool_settings import PoolSettings
 from cocoon_p2p.execution.pooled_model import PooledModel, WorkerLife
-from cocoon_p2p.execution.replica import copy_of, unloaded
 from cocoon_p2p.execution.worker_processes import WorkerProcesses
 from cocoon_p2p.ids import ModelId
 from cocoon_p2p.limits import PROBLEM_KEPT_S

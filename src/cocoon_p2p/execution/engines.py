@@ -60,6 +60,10 @@ class EngineSet:
         assert self._upstream is not None
         return await self._upstream.add(settings)
 
+    def upstream_complaint(self, name: str) -> str:
+        """What the operator was told last of the cluster of this name; "" when nothing was."""
+        return "" if self._upstream is None else self._upstream.complaint(name)
+
     async def load(self, model_id: ModelId, folder: Path, *, keep: bool | None = None) -> ModelStatus:
         engine = self._engine_of(model_id)
         status = await engine.load(model_id, folder, keep=keep)

@@ -84,6 +84,17 @@ class GeneratorStream:
             return True
         return max(self.items, self._prompt_items) < self._told  # a prompt that is not paid for waits
 
+    def items_left(self, bound: int) -> int:
+        """Tokens that the answer may still need, where it and its prompt have at most `bound`."""
+        if self.stopping or self.abandoned:
+            return 0
+        return max(0, min(self.items_max, bound) - self.items_held)
+
+    @property
+    def items_held(self) -> int:
+        """Tokens whose keys and values it needs for its next one."""
+        return max(self.items, self._prompt_items or 0)
+
     async def begun(self) -> None:
         """Returns when the prompt's tokens are counted. Raises ExecutionError."""
         try:

@@ -16,7 +16,7 @@ from cocoon_p2p.errors import ExecutionError
 from cocoon_p2p.execution.jail import CPU, enter_jail
 from cocoon_p2p.limits import GIB
 from cocoon_p2p.models.graph_tensors import UncheckedFiles
-from cocoon_p2p.models.guard import ModelRefused, guard_graph
+from cocoon_p2p.models.guard import FORMAT, ModelRefused, guard_graph
 from cocoon_p2p.models.inspection import print_facts
 
 _MEMORY_OF_FILE = 4
@@ -34,7 +34,7 @@ def main(path: Path) -> int:
         sys.stderr.write(f"{error.message}\n")
         return 1
     except ModelRefused as error:
-        json.dump({"error": error.what}, sys.stdout)
+        json.dump({"error": error.what, "refused": error.code != FORMAT}, sys.stdout)
         return 0
     print_facts(path)
     return 0

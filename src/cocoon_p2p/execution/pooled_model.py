@@ -20,7 +20,7 @@ from cocoon_p2p.models.manifest import Manifest
 
 
 class ModelWorker(Protocol):
-    """The life of one worker process of a model: `Replica`, or `ServedGenerator`."""
+    """The life of one worker process of a model: `Replica`, or `GeneratorWorker`."""
 
     @property
     def first_load(self) -> trio.Event: ...
@@ -71,6 +71,12 @@ class ModelJobs(Protocol):
 
     @property
     def best_items_s(self) -> float: ...
+
+    @property
+    def wait_s(self) -> float | None: ...
+
+    @property
+    def next_end_s(self) -> float | None: ...
 
     def add_worker(self, folder: Path, device: ChosenDevice) -> ModelWorker:
         """One more, that is yet to run."""
@@ -200,6 +206,8 @@ class PooledModel:
             memory_bytes=self.bytes_held if self.lives else self.bytes_needed,
             last_used=jobs.last_used,
             problem=self.problem,
+            wait_s=jobs.wait_s,
+            next_end_s=jobs.next_end_s,
         )
 
 

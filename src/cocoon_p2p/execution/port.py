@@ -52,6 +52,11 @@ class ModelStatus:
     """trio's clock: when its last job came or ended; None before the first."""
     problem: str = ""
     """Why it could not be loaded the last time; empty when it could."""
+    wait_s: float | None = None
+    """Of a model whose answers are made together: how long one that came now would wait for its place among them, the load apart;
+    0 when there is a place. None for one whose jobs wait for all before them."""
+    next_end_s: float | None = None
+    """Until the first of the answers under way may be at its end; None when there is none, or they are not made together."""
 
 
 class InputBuffer(Protocol):

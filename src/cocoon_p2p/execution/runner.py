@@ -49,6 +49,8 @@ class Job:
         self.work_us = 0
         """Its share of them."""
         self.open_rows = 0
+        self.cut = 0
+        """Of a text job: texts that had more tokens than the model takes."""
 
     def output_tensors(self) -> list[Tensor]:
         """Raises PayloadError for an output that cannot travel."""
@@ -135,6 +137,7 @@ class Runner:
         for job in jobs:
             encodings = self._tokenise(job)
             job.open_rows = len(encodings)
+            job.cut = sum(bool(encoding.overflowing) for encoding in encodings)
             job.values = {name: self._reader.empty(name, len(encodings)) for name in job.outputs}
             rows += [(job, index, encoding) for index, encoding in enumerate(encodings)]
             if not encodings:

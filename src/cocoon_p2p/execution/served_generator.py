@@ -1,21 +1,20 @@
-"""The answers of one generation model, whichever of its workers makes them: their queue, and what was seen of them."""
+"""The answers of one generation model, whichever of its workers makes them."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import trio
 
 from cocoon_p2p.errors import ExecutionError
+from cocoon_p2p.execution.answer_wait import steps_until_place
 from cocoon_p2p.execution.device import ChosenDevice
+from cocoon_p2p.execution.endings import cancelled
 from cocoon_p2p.execution.generator_stream import GeneratorStream
 from cocoon_p2p.execution.generator_worker import GeneratorWorker
+from cocoon_p2p.execution.model_queue import ModelQueue
 from cocoon_p2p.execution.port import InputBuffer
-from cocoon_p2p.execution.rate import RateMeter
-from cocoon_p2p.execution.replica import cancelled, copy_of, unloaded
 from cocoon_p2p.execution.worker_link import ModelSettings
 from cocoon_p2p.generation import GENERATE_INPUT, is_generation
 from cocoon_p2p.ids import ModelId, PeerId
@@ -24,14 +23,12 @@ from cocoon_p2p.models.generation_spec import GenerationSpec
 from cocoon_p2p.models.manifest import Manifest
 from cocoon_p2p.tensors import PayloadError, decode_payload, unpack_strings
 
-_AVERAGE_WEIGHT = 0.2
-"""Of the newest answer in the moving average of an item's time."""
 _OWN = b"own"
 """Instead of a client's name, for this node's own answers: shorter than any."""
 
 
-class ServedGenerator:
-    """Implements `ModelJobs`. Answers come by `submit`. Workers come and go (execution/engine_pool.py): without one, they wait."""
+class ServedGenerator(ModelQueue[GeneratorStream, GeneratorWorker]):
+    """Implements `ModelJobs`. Answers come by `submit`."""
 
     def __init__(
         self,
@@ -44,30 +41,10 @@ class ServedGenerator:
     ) -> None:
         """`rows_max`: answers decoded together; `kv_bytes_max`: of keys and values of all answers of one worker."""
         assert manifest.generation is not None
-        self.model_id = model_id
-        self.manifest = manifest
-        self.workers: list[GeneratorWorker] = []
-        self.drains = False
-        """Another model needs the room: no worker gets any more answers to make for now."""
-        self.last_used: float | None = None
-        self.jobs_done = 0
-        self.items_done = 0
-        self.item_s: float | None = None
-        self.rested: Callable[[], None] = lambda: None
-        """Called when a worker has become idle."""
-        self._settings = worker_settings(manifest.generation, settings, rows_max, kv_bytes_max)
-        self._queue: deque[GeneratorStream] = deque()
-        self._rate = RateMeter()
+        settings = worker_settings(manifest.generation, settings, rows_max, kv_bytes_max)
+        super().__init__(model_id, manifest, settings)
+        self._context, self._token_bytes = manifest.generation.context, manifest.generation.kv_bytes_per_token
         self._next = 1
-        self._closed = False
-
-    @property
-    def queued(self) -> int:
-        return len(self._queue)
-
-    @property
-    def running(self) -> int:
-        return sum(len(worker.handed) for worker in self.workers)
 
     @property
     def crowded(self) -> bool:
@@ -75,8 +52,14 @@ class ServedGenerator:
         return self.queued + self.running > waiting
 
     @property
-    def best_items_s(self) -> float:
-        return self._rate.best_items_s(trio.current_time())
+    def wait_s(self) -> float | None:
+        needs = self._needs()
+        return steps_until_place(self._places(), needs) * self._step_s
+
+    @property
+    def next_end_s(self) -> float | None:
+        needs = self._needs()[: self._places()]
+        return min(needs) * self._step_s if needs else None
 
     def submit(
         self, payload: InputBuffer, *, items_max: int, items_allowed: int, client: PeerId | None = None
@@ -87,19 +70,12 @@ class ServedGenerator:
             request = _request_text(payload)
         finally:
             payload.release()
-        if self._closed:
-            raise unloaded()
-        waiting = self.queued + self.running
-        if waiting >= self._settings.queue_max:
-            raise ExecutionError(f"{waiting} answers of this model are being made already", code="BUSY", retryable=True)
-        self.last_used = trio.current_time()
         number, self._next = self._next, self._next + 1
         name = _OWN if client is None else client.encode()
         stream = GeneratorStream(
             number, request, client=name, items_max=items_max, items_allowed=items_allowed, maker=self
         )
-        self._queue.append(stream)
-        self._hand_over()
+        self._enqueue(stream, self.queued + self.running, "answers of this model are being made")
         return stream
 
     def add_worker(self, folder: Path, device: ChosenDevice) -> GeneratorWorker:
@@ -107,22 +83,6 @@ class ServedGenerator:
         worker = GeneratorWorker(folder, self.manifest, device, self._settings, self)
         self.workers.append(worker)
         return worker
-
-    def drop_worker(self, worker: object) -> None:
-        self.workers = [other for other in self.workers if other is not worker]
-
-    def resume(self) -> None:
-        self._hand_over()
-
-    def fail_queued(self, error: ExecutionError) -> None:
-        """No worker can be had for them."""
-        while self._queue:
-            self._queue.popleft().fail(copy_of(error))
-
-    def close(self) -> None:
-        """To be called when no worker is left."""
-        self._closed = True
-        self.fail_queued(unloaded())
 
     # --- answers that wait: implements `generator_stream.Maker` ---
 
@@ -140,31 +100,41 @@ class ServedGenerator:
     # --- what workers tell: implements `generator_worker.Streams` ---
 
     def loaded(self, worker: GeneratorWorker) -> None:
-        self._hand_over()
+        self.hand_over()
 
     def settled(self, stream: GeneratorStream, items: int, execute_s: float) -> None:
         self.last_used = trio.current_time()
-        self.jobs_done += 1
-        self.items_done += items
-        self._rate.add(items, self.last_used)
-        if items > 0:
-            item_s = execute_s / items
-            self.item_s = item_s if self.item_s is None else self.item_s + _AVERAGE_WEIGHT * (item_s - self.item_s)
+        self._note_done(items, execute_s)
 
-    def at_rest(self) -> None:
-        self.rested()
-
-    def could_not_return(self, error: ExecutionError) -> None:
-        if not any(worker.pid is not None for worker in self.workers):
-            self.fail_queued(error)
-
-    def _hand_over(self) -> None:
+    def hand_over(self) -> None:
         """Give all that waits to the workers: each decodes what it has together, so the one with least gets the next."""
         if self.drains:
             return
         ready = [worker for worker in self.workers if worker.pid is not None]
         while ready and self._queue:
             min(ready, key=lambda worker: len(worker.handed)).hand(self._queue.popleft())
+
+    def _needs(self) -> list[int]:
+        """The tokens that each answer may still need, but for those that wait to be paid or read: whoever comes gets the place of
+        such a one."""
+        handed = (stream for worker in self.workers for stream in worker.handed.values() if stream.awaits_work)
+        return [stream.items_left(self._context) for stream in (*sorted(handed, key=_by_number), *self._queue)]
+
+    def _places(self) -> int:
+        """Answers that the workers decode together now: fewer where they are so long that memory for keys and values is short."""
+        longest = max((stream.items_held for worker in self.workers for stream in worker.handed.values()), default=0)
+        in_memory = self._settings.output_bytes_max // ((longest + 1) * self._token_bytes)
+        loaded = sum(worker.pid is not None for worker in self.workers)
+        return max(1, min(self._settings.batch_items_max, in_memory)) * max(1, loaded)
+
+    @property
+    def _step_s(self) -> float:
+        """Of the slowest worker; 0 before it has made two steps."""
+        return max((worker.pace.step_s or 0.0 for worker in self.workers), default=0.0)
+
+
+def _by_number(stream: GeneratorStream) -> int:
+    return stream.number
 
 
 def worker_settings(spec: GenerationSpec, settings: ModelSettings, rows_max: int, kv_bytes_max: int) -> ModelSettings:

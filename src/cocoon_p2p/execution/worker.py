@@ -172,7 +172,7 @@ class Worker:
     def _write_output(self, job: Job) -> tuple[list[Any], list[int]]:
         """Raises ExecutionError(code="LIMITS") for an output that is too large."""
         try:
-            payload = Payload(tuple(job.output_tensors()))
+            payload = Payload(tuple(job.output_tensors()), cut=job.cut)  # SPEC job/1 §4.3
             size = payload_bytes(payload)
             if size > self._output_bytes_max:
                 raise _too_large(f"the output has {size} bytes; at most {self._output_bytes_max} are sent")

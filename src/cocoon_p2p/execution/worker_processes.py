@@ -36,6 +36,8 @@ class WorkerProcess:
         self.ended = trio.Event()
         self.exit_code: int | None = None
         self.last_words = ""
+        self.server: Pipe | None = None
+        """To the fork server that was asked for it."""
         self.orphaned = False
         """It went with the process that it was forked from, and no job of its own is to blame."""
         self._kills_before = out_of_memory_kills()
@@ -126,12 +128,13 @@ class WorkerProcesses:
                     if self._server is None:
                         await self._start_server()
                 assert self._server is not None
+                worker.server = self._server
                 self._server.send([Tag.FORK, worker.number], [end.fileno() for end in ends])
                 await worker.started.wait()
                 if worker.pid:
                     break
                 # The server had died, and we had not noticed yet.
-                worker.started, worker.ended = trio.Event(), trio.Event()
+                worker.started, worker.ended, worker.orphaned = trio.Event(), trio.Event(), False
         if worker.pid == 0:
             raise ExecutionError("the process for workers could not be started", code="WORKER", retryable=True)
         for end in ends:
@@ -170,7 +173,9 @@ class WorkerProcesses:
         server.close()
         if self._server is server:
             self._server = None
-        for worker in self._workers.values():
+        for worker in [
+            each for each in self._workers.values() if each.server is server
+        ]:  # others wait their turn at the next
             worker.orphaned = worker.orphaned or not worker.ended.is_set()
             worker.started.set()
             worker.ended.set()

@@ -3,6 +3,7 @@
     GET  /v1/models/served   {"served": {model id: jobs done for others}}
     POST /v1/models/serve    {"model"}: load and offer an installed model
     POST /v1/models/unload   {"model"}: offer it no more and end its workers
+    POST /v1/models/share    {"model"}: let others fetch it, or not any more, as stands on the disk now
 
 What they answer is what `Node`'s methods return.
 """
@@ -36,6 +37,9 @@ def models_routes(node: Node) -> list[Route]:
     async def unload(request: Request) -> Response:
         return json_response(await node.unload_model(await _model(request)))
 
+    async def share(request: Request) -> Response:
+        return json_response(await node.share_model(await _model(request)))
+
     async def served(request: Request) -> Response:
         return json_response({"served": node.served()})
 
@@ -43,6 +47,7 @@ def models_routes(node: Node) -> list[Route]:
         Route("/v1/models/served", served),
         Route("/v1/models/serve", serve, methods=["POST"]),
         Route("/v1/models/unload", unload, methods=["POST"]),
+        Route("/v1/models/share", share, methods=["POST"]),
     ]
 
 

@@ -101,4 +101,7 @@ def result_to_json(result: RunResult) -> dict[str, Any]:
         "receipt": result.receipt,
         "attempts": result.attempts,
         "agreement": result.agreement,
+        "labels": list(result.labels),
+        "texts_cut": result.texts_cut,
+        "tokens_max": result.tokens_max,
     }

@@ -61,7 +61,10 @@ BLOB_SLOT_IDLE_S = 5.0
 BLOB_PARTIAL_KEPT_S = 30 * 86_400.0
 """A model half fetched, and not gone on with for so long, is removed."""
 BLOB_CHECKS_AT_ONCE = 4
-"""Pieces that wait for a thread to hash and write them: more only take memory."""
+"""Threads that hash and write pieces."""
+BLOB_CHECKS_MAX = 6
+"""Pieces of one model that wait for them, or are with them: with the one that is read and the one before it they fill the
+memory that is kept for frames (FRAME_BUFFERS_KEPT)."""
 
 AUTO_SERVE_INTERVAL_S = 60.0
 """How often it is looked whether another model would be of more use."""
@@ -79,5 +82,7 @@ AUTO_SERVE_KEEP_S = 3600.0
 """A model that was picked up is kept at least so long: fetching it has cost others bandwidth."""
 AUTO_SERVE_AGAIN_S = 6 * 3600.0
 """A model that could not be fetched, or was refused, is not tried again before."""
+AUTO_SERVE_MEANWHILE = 0.25
+"""So much of the disk budget may be used beyond it while a model comes in place of others: they go when it is here."""
 AUTO_SERVE_DEAR = 2.0
 """A model whose cheapest offer costs so many times the least that was ever asked for it here is short."""

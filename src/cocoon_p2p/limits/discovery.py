@@ -246,14 +246,20 @@ QUOTE_TIMEOUT_S = 5.0
 """To connect and to quote; a provider that needs longer would not do the job in time either."""
 QUOTE_GRACE_S = 0.1
 """How long slower quotes are waited for after the first."""
+QUOTE_SILENT_S = 1.0
+"""Who said nothing for so long, while another quoted, counts as having turned us away: to connect and to ask takes six round
+trips."""
+QUOTE_LATE_S = 0.5
+"""While nobody has quoted, others are asked besides so soon: a connection to the next continent, and a quote."""
 ASKED_AT_ONCE_MAX = 3
 """Providers asked for a quote for one job: each one more costs a round trip, and finds a better offer more rarely."""
 MANIFESTS_CACHED_MAX = 256
 """At most 64 MiB; manifests are a few KB."""
 JOB_ATTEMPTS_MAX = 5
 """Providers that one job is given to, one after the other: where one in ten dies in mid-job, one job in 100,000 fails."""
-MANIFEST_SOURCES_MAX = 4
-"""Peers asked one after the other for a manifest before giving up."""
+MANIFEST_SOURCES_MAX = 16
+"""Peers asked for a manifest, one after the other (MANIFEST_STAGGER_S), before giving up: a dozen that say nothing must not
+hide it."""
 NEIGHBOURS_ASKED_MAX = 8
 """Connected peers that a newcomer asks directly beside those that the DHT names."""
 ANSWER_TIMEOUT_S = 1.0

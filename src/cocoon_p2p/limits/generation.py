@@ -24,6 +24,12 @@ INSTALMENT_TOKENS_MAX = 1024
 """A second of a quick stream to a client half a second away."""
 PIECE_BYTES_MAX = 256 * KIB
 """Plaintext of one frame: 64 tokens with 20 alternatives, whose texts may have 128 characters, as runs of blanks do."""
+ANSWER_BYTES_PER_TOKEN = 256
+"""Text of an answer in UTF-8, for each of its tokens: vocabularies in use have no longer one (128 blanks is the longest of GPT-4's and
+Llama 3's), and what waits, for a character or a stop string, is text of tokens that were counted when they came."""
+ANSWER_BYTES_MORE = 64 * KIB
+"""Beyond that, in all: what a cluster may tell before it counts it (16,384 characters), and what an answer begun elsewhere held back
+(GENERATION_STOP_CHARS_MAX)."""
 STREAM_UNPAID_S = 15.0
 """How long a provider keeps a stream that waits for its client's word: a place among those that run is held meanwhile."""
 STREAM_STALL_S = 30.0
@@ -40,6 +46,10 @@ GENERATION_STOP_GRACE_S = 5.0
 """After a client has said STOP, for the last frame and the receipt: the worker stops within 0.1 s, the rest is the network's."""
 GENERATION_TIMEOUT_TOKENS = 256
 """For each so many tokens of an answer a client waits [client] timeout_s, where it says nothing else: 4 a second at 60 s."""
+RESUME_LOOK_MIN_S = 0.25
+RESUME_LOOK_MAX_S = 5.0
+"""How long an answer that lost its provider in the middle, and has no other, waits before it looks for one again; twice as long each
+time. A node is back within seconds of a restart, and a look costs a lookup in the DHT (some 20 messages)."""
 API_LINE_BYTES_MAX = 64 * MIB
 """Of the local API's answer, one line: the whole text of GENERATION_TOKENS_MAX tokens, of a dozen characters each escaped."""
 

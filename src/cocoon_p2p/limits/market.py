@@ -115,14 +115,19 @@ ANSWERS_UNPAID_PER_S = 64.0
 of them less than a hundredth of a core."""
 ANSWERS_UNPAID_BURST = 512.0
 """As many at once: twice what a `map` asks one provider for at the same time (MAP_IN_FLIGHT_MAX)."""
-LATE_CANCELS_COUNTED = 20
-"""Last jobs of a client whose work was done, that are looked at for work that was thrown away."""
-LATE_CANCELS_MIN = 8
-"""Below this nothing is concluded: a program that was stopped a few times is no abuse."""
-LATE_CANCELS_MEMORY_S = 3600.0
-"""A job counts for an hour: whoever lost its standing by cancelling gets it back within that time."""
+LATE_JOBS_FREE = 8
+"""Jobs that a client may leave after work was done, though it pays for less: a program that was stopped a few times is no abuse."""
+LATE_VALUE_FREE = 10_000_000
+"""Nanogram that this work may be worth in all: the most that a client pays for one job unless it says otherwise ([client] max_price);
+with eight jobs, each has the price of a prompt of 12,500 tokens as it is by default ([provider] price_per_token). One job is free
+whatever it cost, since nobody can tell an accident from the first of many. A new identity has no more than this."""
+LATE_CANCELS_HALF_LIFE_S = 3600.0
+"""What was thrown away, and what was paid, counts half after an hour: whoever lost its standing by nine jobs has it back within
+ten minutes, by sixteen within the hour."""
+LATE_JOBS_RECALLED = 256
+"""Of one client, jobs that are read again after a restart (1 ms): as many as one `map` has under way (MAP_IN_FLIGHT_MAX)."""
 LATE_CANCELS_CLIENTS_MAX = 4096
-"""Clients whose last jobs a provider has in memory, at about 2 KB each."""
+"""Clients whose account a provider has in memory, at about 300 bytes each, and 200 for each receipt that is not signed."""
 RECEIPT_SIGNED_WITHIN_S = 30.0
 """A receipt that its client has not signed by then counts as work thrown away: an honest one signs within a round trip, and
 one whose line broke comes back within half a minute, or signs when it does."""
@@ -196,6 +201,8 @@ EXPERIENCES_KEPT_MAX = 4096
 """Of one model at one provider each, at about 150 bytes in the store and 300 in memory."""
 CONSIDERATIONS_KEPT_MAX = 1000
 """Orders of which `cocoon-node why` knows who was considered; with CONSIDERATION_BYTES_MAX 16 MB at most, mostly 1 MB."""
+QUORUM_LEGS_MAX = 4 * QUORUM_MAX
+"""Answers of one quorum that `cocoon-node why` shows, those who failed and were replaced among them."""
 CONSIDERATION_BYTES_MAX = 16 * KIB
 CONSIDERED_KEPT_MAX = 32
 """Providers in what is kept of one order: those asked first; a signed refusal is 600 bytes."""

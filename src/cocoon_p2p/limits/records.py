@@ -30,6 +30,12 @@ JOBS_KEPT_MAX = 20_000
 """Finished jobs that are remembered, at about 300 bytes each; they are for people to look at."""
 RECEIPTS_KEPT_MAX = 200_000
 """Evidence, so more of them: at about 600 bytes each 120 MB."""
+RECEIPTS_CHECKED_MAX = 4096
+"""Receipts that no client has signed, read at the start: 0.1 s. Few are unsigned, since a client signs at once."""
+DAMAGED_ROWS_KEPT_MAX = 10_000
+"""Rows that were set aside because nobody can read them, at about 1 KB each."""
+DAMAGED_ROWS_TOLD_MS = 7 * 86_400_000
+"""For a week `status` and `doctor` speak of them."""
 DATABASE_CHECK_BYTES_MAX = 64 * MIB
 """A database up to this size is checked as a whole when it is opened: 0.04 s (measured)."""
 DATABASE_LOCK_TIMEOUT_S = 1.0

@@ -28,6 +28,17 @@ class Descriptor:
             filled += count
         return filled
 
+    def read_cached(self, view: memoryview, offset: int) -> bool:
+        """Fill all of `view` if that takes no wait for the disk; False, with anything in it, where it does, or the system does
+        not tell."""
+        if not hasattr(os, "RWF_NOWAIT"):
+            return False
+        try:
+            return os.preadv(self.number, [view], offset, os.RWF_NOWAIT) == len(view)
+        except OSError:
+            # It would wait, or the file system cannot tell. Whoever reads it with a wait hears of what is wrong.
+            return False
+
     def write(self, data: memoryview, offset: int) -> None:
         """All of `data`. Raises OSError."""
         while data:

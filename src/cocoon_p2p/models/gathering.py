@@ -18,9 +18,10 @@ from cocoon_p2p.models.choice import Choice
 from cocoon_p2p.models.disk_room import check_room
 from cocoon_p2p.models.file_digest import PieceHashes
 from cocoon_p2p.models.genai_folder import TEMPLATE_FILE, find_generation, find_template
-from cocoon_p2p.models.inspection import NotOnnx, OnnxFacts
+from cocoon_p2p.models.inspection import NotAllowed, NotOnnx, OnnxFacts
 from cocoon_p2p.models.layout import copy_file
 from cocoon_p2p.models.manifest import (
+    CLASSIFICATION,
     GENERATION,
     TENSOR,
     FileEntry,
@@ -30,7 +31,7 @@ from cocoon_p2p.models.manifest import (
     check_path,
     parse_manifest,
 )
-from cocoon_p2p.models.source import Progress, Source, read_settings, read_small
+from cocoon_p2p.models.source import GENAI_CONFIG, Progress, Source, read_settings, read_small
 from cocoon_p2p.models.text_front_end import find_text
 
 MAIN_FILE, TOKENIZER_FILE = "model.onnx", "tokenizer.json"
@@ -92,6 +93,7 @@ class Gathering:
         if choice.genai:
             parts = self._generation(facts, with_text=with_text)
         elif with_text:
+            self._check_not_decoder(facts)
             found = find_text(facts, self._incoming / TOKENIZER_FILE, self._settings, pooling=wishes.pooling)
             parts = {"kind": found.kind, "text": found.text}
         elif wishes.pooling is not None:
@@ -99,6 +101,7 @@ class Gathering:
                 f"{source.label} has no {TOKENIZER_FILE}, so there are no texts whose vectors could be pooled",
                 hint="add the folder with the model and its tokenizer.json",
             )
+        _check_wishes(source.label, parts["kind"], wishes)
         return self._checked(
             Manifest(
                 files=tuple(FileEntry(path, self._copied[path].size, self._copied[path].digest) for path in sorted(self._copied)),
@@ -119,6 +122,16 @@ class Gathering:
         except NotOnnx as error:
             raise self._not_onnx(error) from error
 
+    def _check_not_decoder(self, facts: OnnxFacts) -> None:
+        """Raises ConfigError for a graph that takes keys and values of earlier tokens, or such positions, and gives logits."""
+        inputs, outputs = {spec.name for spec in facts.inputs}, {spec.name for spec in facts.outputs}
+        if any(name.startswith("past") for name in inputs) or ("position_ids" in inputs and "logits" in outputs):
+            raise ConfigError(
+                f"{self._source.label} looks like a model that generates text, and has no {GENAI_CONFIG}, which says how",
+                hint="download a repository that has one (onnxruntime-genai in its name or tags), or make it: pip install "
+                "onnxruntime-genai, python -m onnxruntime_genai.models.builder -m OWNER/REPO -o FOLDER -p int4 -e cpu",
+            )
+
     def _copy_external(self, facts: OnnxFacts) -> None:
         folder, needed = posixpath.dirname(self._choice.main), 0
         paths = {}
@@ -126,10 +139,10 @@ class Gathering:
             try:
                 check_path(location)
             except ManifestError as error:
-                outside = NotOnnx(f"its data would come from {location[:80]!r}, outside of the model's folder")
+                outside = NotAllowed(f"its data would come from {location[:80]!r}, outside of the model's folder")
                 raise self._not_onnx(outside) from error
             if location.casefold() in _OWN_FILES:
-                raise self._not_onnx(NotOnnx(f"its data would come from {location}"))
+                raise self._not_onnx(NotAllowed(f"its data would come from {location}"))
             paths[location] = posixpath.join(folder, location)
             needed += self._source.size(paths[location])
         if needed:
@@ -173,6 +186,11 @@ class Gathering:
             self._copied[name] = copy_file(file, self._incoming / name, progress=self._progress.advance)
 
     def _not_onnx(self, error: NotOnnx) -> ConfigError:
+        if isinstance(error, NotAllowed):
+            return ConfigError(
+                f"{self._shown()} is not added, for what is in it: {error}",
+                hint="export the model again, with ONNX's standard operators and all its data beside it",
+            )
         return ConfigError(
             f"{self._shown()} is not an ONNX model: {error}",
             hint="give the path of an .onnx file, or of a folder with one",
@@ -187,3 +205,18 @@ class Gathering:
 
     def _shown(self) -> str:
         return self._source.label if self._source.label.endswith(self._choice.main) else posixpath.join(self._source.label, self._choice.main)  # fmt: skip
+
+
+def _check_wishes(label: str, kind: str, wishes: Wishes) -> None:
+    """Raises ConfigError for what a model of this kind has no use for: it would be left out without a word."""
+    if wishes.pooling is not None and kind in (CLASSIFICATION, GENERATION):
+        what = "is a classifier: it gives scores" if kind == CLASSIFICATION else "generates text"
+        raise ConfigError(
+            f"{label} {what}, and has no vectors to pool: --pooling does not fit it",
+            hint="leave --pooling out; it is for models that give a text's vector",
+        )
+    if wishes.state and kind != TENSOR:
+        raise ConfigError(
+            f"{label} is a model of kind {kind!r}, none that has state: --state does not fit it",
+            hint="leave --state out; it is for models of tensors, which a single .onnx file is added as",
+        )

@@ -155,20 +155,26 @@ class _HubSource:
         """What the library's cache has of the revision. Raises ConfigError when that is nothing."""
         wanted = self._address.revision or DEFAULT_REVISION
         try:
-            repositories = self._library.scan_cache_dir().repos
+            repositories = self._library.scan_cache_dir(self._library.constants.HF_HUB_CACHE).repos
         except _errors(self._library) as error:  # no cache yet, or one that is broken
             raise self._not_cached() from error
-        for repository in repositories:
-            if (repository.repo_type, repository.repo_id) != ("model", self._address.repository):
-                continue
-            for revision in repository.revisions:
-                if wanted in (revision.commit_hash, *revision.refs):
-                    files = {
-                        file.file_path.relative_to(revision.snapshot_path).as_posix(): int(file.size_on_disk)
-                        for file in revision.files
-                    }
-                    return str(revision.commit_hash), files
-        raise self._not_cached()
+        of_model = [
+            revision
+            for repository in repositories
+            if (repository.repo_type, repository.repo_id) == ("model", self._address.repository)
+            for revision in repository.revisions
+        ]
+        found = [revision for revision in of_model if wanted in (revision.commit_hash, *revision.refs)]
+        if not found and self._address.revision is None:
+            # We fetch by commit, and then the library notes no branch: the newest of what was fetched is meant.
+            found = sorted(of_model, key=lambda revision: float(revision.last_modified), reverse=True)
+        if not found:
+            raise self._not_cached()
+        files = {
+            file.file_path.relative_to(found[0].snapshot_path).as_posix(): int(file.size_on_disk)
+            for file in found[0].files
+        }
+        return str(found[0].commit_hash), files
 
     def _not_cached(self) -> ConfigError:
         return ConfigError(

@@ -30,6 +30,10 @@ class NotOnnx(ValueError):
     """The file is not an ONNX model that this program can run; the message says why."""
 
 
+class NotAllowed(NotOnnx):
+    """It is one, with something in it that is not let near ONNX Runtime (models.guard); the message says what."""
+
+
 @dataclass(frozen=True, slots=True)
 class OnnxFacts:
     inputs: tuple[TensorSpec, ...]
@@ -90,7 +94,7 @@ def inspect_in_subprocess(path: Path) -> OnnxFacts:
         raise ConfigError(f"the model could not be read: {''.join(last)[:200]}", hint="is `onnx` installed?")
     tree = json.loads(done.stdout)
     if "error" in tree:
-        raise NotOnnx(tree["error"])
+        raise (NotAllowed if tree.get("refused") else NotOnnx)(tree["error"])
     return OnnxFacts(
         inputs=tuple(_spec_from_json(spec) for spec in tree["inputs"]),
         outputs=tuple(_spec_from_json(spec) for spec in tree["outputs"]),

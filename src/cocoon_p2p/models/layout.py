@@ -81,9 +81,9 @@ def _verify_open(
         if known is None:
             found.feed(buffer[:count])
         elif index >= len(known) or not piece_matches(buffer[:count], known[index]):
-            raise ModelDamaged(
-                f"{path} was altered after it was added, at byte {index * BLOB_CHUNK_BYTES}", hint=_AGAIN
-            )
+            first = index * BLOB_CHUNK_BYTES
+            where = f"between bytes {first} and {first + count - 1}"
+            raise ModelDamaged(f"{path} was altered after it was added, {where}", hint=_AGAIN)
         index += 1
     if index < piece_count(entry.size) if known is not None else found.digest != entry.digest:
         raise ModelDamaged(f"{path} was altered after it was added", hint=_AGAIN)

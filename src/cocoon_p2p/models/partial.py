@@ -32,6 +32,7 @@ from cocoon_p2p.models.layout import (
 )
 from cocoon_p2p.models.manifest import MANIFEST_NAME, Manifest, ManifestError, parse_manifest
 from cocoon_p2p.models.registry import InstalledModel, ModelRegistry, Offer
+from cocoon_p2p.models.wanted import forget_wanted
 from cocoon_p2p.wire.blob_layout import BlobLayout
 
 PARTIAL_PREFIX = ".partial-"
@@ -115,6 +116,11 @@ class PartialModel:
         """Into the beginning of `buffer`; how many bytes. Raises OSError."""
         place = self.layout.place(piece)
         return self._descriptor(place.file).read(buffer[: place.size], place.offset)
+
+    def read_cached(self, piece: int, buffer: memoryview) -> int | None:
+        """The same without a wait for the disk; None where there would be one."""
+        place = self.layout.place(piece)
+        return place.size if self._descriptor(place.file).read_cached(buffer[: place.size], place.offset) else None
 
     def install(self, registry: ModelRegistry, offer: Offer) -> InstalledModel:
         """All pieces are here: make it a model like any other. Raises ConfigError (the name is another's)."""
@@ -236,8 +242,9 @@ def unfinished(home: Path) -> tuple[Manifest, ...]:
 
 
 def remove_partial(home: Path, model_id: ModelId) -> None:
-    """All that came of it. The caller has seen to it that nobody is at it."""
+    """All that came of it, and that it was wanted. The caller has seen to it that nobody is at it."""
     shutil.rmtree(partial_folder(home, model_id), ignore_errors=True)
+    forget_wanted(home, model_id)
 
 
 def remove_abandoned(home: Path) -> None:

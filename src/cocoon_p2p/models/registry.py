@@ -55,6 +55,8 @@ class Offer:
     serve: bool = True
     origin: str = OPERATOR
     """Who chose it: the operator (`models add`), or nobody here (PEER: it came from peers). See models/allow_list.py."""
+    share: bool = True
+    """Whether others may fetch its files here, where [models] share lets them fetch any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,7 @@ class ModelRegistry:
         return _find(name_or_id, self.list())
 
     def set_offer(self, model_id: ModelId, offer: Offer) -> InstalledModel:
-        """Change name, prices, or whether the model is served. Raises ConfigError, CocoonError(code="NO_MODEL")."""
+        """Change name, prices, or whether the model is served or shared. Raises ConfigError, CocoonError(code="NO_MODEL")."""
         model = self.get(model_id)
         _check_offer(offer)
         self._check_free(offer.name, model_id)
@@ -223,8 +225,9 @@ def _open(path: Path | str, wanted: str | None, place: HubPlace, progress: Progr
             path.name, "", genai=False
         )
     if not os.path.isdir(path):  # pathlib's raise for a name that is too long
+        there = os.path.exists(path)
         raise ConfigError(
-            f"{path} does not exist",
+            f"{path} {'is neither a file nor a folder' if there else 'does not exist'}",
             hint="give the path of an .onnx file, of a folder with one, or hf:OWNER/REPO",
         )
     source = FolderSource(path)
@@ -268,7 +271,7 @@ def _changed(present: Offer, name: str | None, price_base: int | None, price_per
 
 
 def _encode_offer(offer: Offer) -> bytes:
-    fields = {key: getattr(offer, key) for key in ("name", "price_base", "price_per_item", "serve", "origin")}
+    fields = {key: getattr(offer, key) for key in ("name", "price_base", "price_per_item", "serve", "origin", "share")}
     return json.dumps(fields, indent=1, sort_keys=True).encode() + b"\n"
 
 
@@ -281,6 +284,7 @@ def _read_offer(path: Path) -> Offer:
             fields.get("price_per_item"),
             fields.get("serve", True),
             fields.get("origin", OPERATOR),
+            fields.get("share", True) is True,
         )
         _check_offer(offer)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ConfigError) as error:

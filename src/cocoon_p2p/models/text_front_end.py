@@ -111,6 +111,11 @@ def _embedding(facts: OnnxFacts, plain: TextFrontEnd, settings: Settings, wanted
         pooling = Pooling(token_output, wanted, normalize=True) if wanted else _pooling(token_output, settings)
     if pooling is not None:
         return replace(plain, outputs=(EMBEDDINGS_OUTPUT,), pooling=pooling)
+    if wanted is not None and EMBEDDING_OUTPUT in rows:
+        raise ConfigError(
+            f"the model's output {EMBEDDING_OUTPUT} is a vector for each text already: there is nothing to pool",
+            hint="leave --pooling out",
+        )
     if wanted is not None:
         raise _no_text("nothing to pool: it has no output [batch, tokens, fixed size]")
     if not rows:

@@ -32,14 +32,21 @@ class WholeModel:
 
     def read_piece(self, piece: int, buffer: memoryview) -> int:
         """Into the beginning of `buffer`; how many bytes. Raises OSError, also where the model was removed meanwhile."""
+        place = self.layout.place(piece)
+        return self._descriptor(place.file).read(buffer[: place.size], place.offset)
+
+    def read_cached(self, piece: int, buffer: memoryview) -> int | None:
+        """The same without a wait for the disk; None where there would be one. Raises OSError as `read_piece`."""
+        place = self.layout.place(piece)
+        return place.size if self._descriptor(place.file).read_cached(buffer[: place.size], place.offset) else None
+
+    def _descriptor(self, file: int) -> Descriptor:
         if not self.folder.is_dir():
             raise FileNotFoundError(errno.ENOENT, "the model was removed", str(self.folder))
-        place = self.layout.place(piece)
         with self._lock:
-            if place.file not in self._open:
-                self._open[place.file] = Descriptor(self.folder / self.manifest.files[place.file].path, os.O_RDONLY)
-            descriptor = self._open[place.file]
-        return descriptor.read(buffer[: place.size], place.offset)
+            if file not in self._open:
+                self._open[file] = Descriptor(self.folder / self.manifest.files[file].path, os.O_RDONLY)
+            return self._open[file]
 
 
 def open_whole(model: InstalledModel) -> WholeModel:

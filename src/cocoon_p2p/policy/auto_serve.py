@@ -15,6 +15,7 @@ from cocoon_p2p.limits import (
     AUTO_SERVE_DEAR,
     AUTO_SERVE_HALF_LIFE_S,
     AUTO_SERVE_KEEP_S,
+    AUTO_SERVE_MEANWHILE,
     AUTO_SERVE_MODELS_MAX,
     AUTO_SERVE_SCORE_MIN,
     AUTO_SERVE_SUBNET_MAX,
@@ -138,3 +139,8 @@ def victims(
             going.append(each.model_id)
             used -= each.size
     return going if used + needed <= budget else None
+
+
+def fits_meanwhile(picked: Iterable[PickedUp], needed: int, budget: int) -> bool:
+    """Whether all that is here may stay until `needed` bytes more have come, although that is more than `budget`."""
+    return sum(each.size for each in picked) + needed <= budget * (1 + AUTO_SERVE_MEANWHILE)

@@ -29,7 +29,7 @@ class OfferFacts:
     slots_free: int
     slots_total: int
     device_class: str
-    """"cpu", "gpu", "npu", "other"."""
+    """"cpu", "gpu", "npu", "upstream" (a cluster of the provider's own), "other"."""
     age_ms: int
     """Since the announcement was issued."""
     expected_ms: float | None = None

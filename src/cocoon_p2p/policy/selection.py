@@ -265,9 +265,9 @@ def why_not(wanted: Wanted, candidate: Candidate) -> Excluded | None:
         return Excluded(candidate, RefusalReason.TIER, f"offers {offered}, not {wanted.tier.name.lower()}")
     if candidate.reliability < wanted.min_reliability:
         known = f"{candidate.reliability:.2f}" if candidate.tries else f"not known ({candidate.reliability:.2f})"
-        return Excluded(
-            candidate, RefusalReason.STANDING, f"its reliability is {known}; {wanted.min_reliability:.2f} is wanted"
-        )
+        # In full: rounded, it could look like what no provider has.
+        detail = f"its reliability is {known}; {wanted.min_reliability} is wanted"
+        return Excluded(candidate, RefusalReason.STANDING, detail)
     if not wanted.networks & candidate.networks:
         taken = ", ".join(map(str, sorted(candidate.networks))) or "none"
         return Excluded(candidate, RefusalReason.PAYMENT, f"takes payments on network {taken}")

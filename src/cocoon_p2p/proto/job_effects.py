@@ -275,8 +275,8 @@ class Closed:
     items: int
     error: str | None
     """None when it was done."""
-    late: bool = False
-    """The client cancelled it after the work was done."""
+    wasted: int = 0
+    """Nanogram that the work would have cost which the client let be done, and left; of work without a price 1. 0: nothing was."""
     earned: bool = False
     """An answer in frames of which a part is owed, however it ended: `Earn` came before."""
 

@@ -220,13 +220,14 @@ class ProviderSession(StreamAnswers):
                 return []  # what was acknowledged stays owed, and the answer, its receipt, is under way
             self._unsigned.pop(message.job_id, None)
             return [GiveBack(message.job_id)]
-        late = job.is_late
+        wasted = job.wasted
         job.machine.remote(ProviderEvent.CANCEL)
         # so that the client knows that nothing was earned
         answer: list[ProviderEffect] = []
         if job.receipt is None:
             answer.append(Send(Failure(message.job_id, FailureCode.CANCELLED, "cancelled by the client")))
-        return [*answer, *self._close(message.job_id, CANCELLED_LATE if late else "cancelled by the client", late=late)]
+        error = CANCELLED_LATE if wasted else "cancelled by the client"
+        return [*answer, *self._close(message.job_id, error, wasted=wasted)]
 
     def _on_receipt_ack(self, message: ReceiptAck) -> list[ProviderEffect]:
         body = self._unsigned.get(message.job_id)
@@ -350,18 +351,20 @@ class ProviderSession(StreamAnswers):
         for job_id, job in list(self._jobs.items()):
             state = job.machine.state
             if job.deadline <= now:
+                # what was sent and not acknowledged: of what was not, nobody knows whose fault it is that it took so long
+                wasted = job.wasted if job.stream is not None and job.stream.items else 0
                 job.machine.local(ProviderEvent.EXPIRED)
                 if state is not ProviderState.QUOTED:
                     detail = f"the time for this job ran out while it was {state.value}"
                     effects.append(Send(Failure(job_id, FailureCode.DEADLINE, detail)))
-                effects += self._close(job_id, "deadline")
+                effects += self._close(job_id, "deadline", wasted=wasted)
             elif job.unpaid_at <= now:
                 # SPEC job/1 §3.16
-                late = job.is_late
+                wasted = job.wasted
                 job.machine.local(ProviderEvent.EXPIRED)
                 detail = f"no PAY came for {limits.STREAM_UNPAID_S:g} s"
                 effects.append(Send(Failure(job_id, FailureCode.PAYMENT, detail)))
-                effects += self._close(job_id, UNPAID_LATE if late else detail, late=late)
+                effects += self._close(job_id, UNPAID_LATE if wasted else detail, wasted=wasted)
             elif job.progress_at <= now and state in PROGRESS_STATES:
                 # SPEC job/1 §3.13
                 job.progress_at = now + limits.PROGRESS_INTERVAL_S

@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterable
 
 from cocoon_p2p.policy.order_book import OfferFacts
 from cocoon_p2p.proto.market import BookOffer
+from cocoon_p2p.wire.capacity import DeviceClass, Offer
 
 ExpectedMs = Callable[[BookOffer], float | None]
+_UPSTREAM = "upstream"
+"""What the engine calls the device of a model that a cluster of the operator's own runs (execution/upstream)."""
 
 
 def announced_ms(each: BookOffer) -> float | None:
@@ -31,10 +34,16 @@ def offer_facts(
             price=price.total(1),
             slots_free=each.offer.slots_free,
             slots_total=each.offer.slots_total,
-            device_class=each.offer.device_class.name.lower(),
+            device_class=_device_word(each.offer),
             age_ms=max(0, now_ms - each.issued_at_ms),
             expected_ms=expected_ms(each),
         )
         for each in offers
         for price in each.offer.prices
     ]
+
+
+def _device_word(offer: Offer) -> str:
+    if offer.device_class is DeviceClass.OTHER and offer.device == _UPSTREAM:
+        return _UPSTREAM
+    return offer.device_class.name.lower()

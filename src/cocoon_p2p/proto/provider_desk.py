@@ -69,6 +69,9 @@ class ProviderDesk:
     item_s: dict[ModelId, float] = field(default_factory=dict)
     load_ms: Callable[[ModelId], int] = lambda _: 0
     """How long it will take to load a model that is cold, as far as can be told; 0 for one that is loaded."""
+    wait_ms: Callable[[ModelId], int | None] = lambda _: None
+    """How long an answer that came now would wait for its place among those that are made together; None for a model whose jobs wait
+    for all before them."""
     too_large: Mapping[ModelId, Refused] = field(default_factory=dict)
     """Models that the operator would serve, were there memory for them: what is said to those who ask for them."""
     running: int = 0
@@ -187,7 +190,9 @@ class ProviderDesk:
 
     def queue_ms(self, model_id: ModelId) -> int:
         """Estimated wait before a job of this model would run; with loading, when it is cold."""
-        wait_ms = int(1000 * self.queued_items.get(model_id, 0) * self.item_s.get(model_id, 0.0))
+        wait_ms = self.wait_ms(model_id)
+        if wait_ms is None:
+            wait_ms = int(1000 * self.queued_items.get(model_id, 0) * self.item_s.get(model_id, 0.0))
         return min(wait_ms + self.load_ms(model_id), UINT32_MAX)
 
     def begin(self, model_id: ModelId, items: int, input_bytes: int) -> None:

@@ -65,12 +65,12 @@ class ProviderJob:
         return None if self.stream is None else self.stream.receipt
 
     @property
-    def is_late(self) -> bool:
-        """Whether a client that leaves now lets work be done for nothing."""
+    def wasted(self) -> int:
+        """Nanogram that the work would cost which was done for nothing, if the client left now; at least 1 where any was."""
         # SPEC job/1 §3.9
         if self.stream is not None:
-            return self.stream.taken_for_nothing
-        return self.machine.state is ProviderState.RETURNING
+            return self.stream.wasted
+        return max(1, self.price) if self.machine.state is ProviderState.RETURNING else 0
 
     def next_deadline(self) -> float:
         return min(self.deadline, self.progress_at, self.unpaid_at)

@@ -52,9 +52,9 @@ class ClientsJobs:
             code = FailureCode.PAYMENT if streams else FailureCode.ENVELOPE
             effects.append(Send(Failure(job_id, code, error.message[: limits.DETAIL_CHARS_MAX])))
         if job is not None:
-            late = streams and job.is_late
+            wasted = job.wasted if streams else 0
             job.machine.local(ProviderEvent.FAULT)
-            effects += self._close(job_id, UNPAID_LATE if late else error.message, late=late)
+            effects += self._close(job_id, UNPAID_LATE if wasted else error.message, wasted=wasted)
         return effects
 
     def _fail(self, job_id: JobId, event: ProviderEvent, error: ExecutionError) -> list[ProviderEffect]:
@@ -72,9 +72,9 @@ class ClientsJobs:
         """The stream ended: whatever is unfinished earns nothing. Of an answer on its way most may have arrived."""
         effects: list[ProviderEffect] = []
         for job_id, job in list(self._jobs.items()):
-            late = job.is_late
+            wasted = job.wasted
             job.machine.local(ProviderEvent.LOST)
-            effects += self._close(job_id, LEFT_LATE if late else error, late=late, gone=True)
+            effects += self._close(job_id, LEFT_LATE if wasted else error, wasted=wasted, gone=True)
         return effects
 
     def shut_down(self) -> list[ProviderEffect]:
@@ -97,10 +97,8 @@ class ClientsJobs:
                 effects += self._close(job_id, detail)
         return effects
 
-    def _close(
-        self, job_id: JobId, error: str | None, *, late: bool = False, gone: bool = False
-    ) -> list[ProviderEffect]:
-        """`late`: the client let the work be done, and did not take it. `gone`: it cannot be told anything."""
+    def _close(self, job_id: JobId, error: str | None, *, wasted: int = 0, gone: bool = False) -> list[ProviderEffect]:
+        """`wasted`: nanogram of work that the client let be done, and did not take. `gone`: it cannot be told anything."""
         job = self._jobs.pop(job_id)
         self._desk.clients.closed(self.client)
         self._desk.work_ended(self.client, job_id, job.quote.model_id)
@@ -108,7 +106,7 @@ class ClientsJobs:
             self._desk.clients.ended(self.client, job_id)
             self._desk.end(job.quote.model_id, job.queued_items, job.quote.input_bytes)
         earned = job.receipt is not None
-        closed = Closed(job_id, job.quote.model_id, self.client, job.quote.tier, job.quote.items, error, late, earned)
+        closed = Closed(job_id, job.quote.model_id, self.client, job.quote.tier, job.quote.items, error, wasted, earned)
         if job.receipt is not None:
             # SPEC job/1 §3.8
             receipt, body = job.receipt

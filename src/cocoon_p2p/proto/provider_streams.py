@@ -113,11 +113,12 @@ class StreamAnswers(ClientsJobs):
         job = self._jobs.get(job_id)
         if job is None or not job.machine.allows(ProviderEvent.PAYMENT_REFUSED):
             return []
+        wasted = job.wasted
         job.machine.local(ProviderEvent.PAYMENT_REFUSED)
         if job.machine.state is ProviderState.ENDING:
             return []  # all that will be worked on was paid for before
         failure = Failure(job_id, FailureCode.PAYMENT, detail[: limits.DETAIL_CHARS_MAX])
-        return [Send(failure), *self._close(job_id, detail)]
+        return [Send(failure), *self._close(job_id, detail, wasted=wasted)]
 
     def more_bad(self, job_id: JobId, error: RemoteProtocolError) -> list[ProviderEffect]:
         """The further payment is none, or not this channel's: a fault."""

@@ -44,6 +44,8 @@ class ClientStream:
         """STOP was said."""
         self.payment_error: CocoonError | None = None
         """Why no more was paid, where that ended it."""
+        self._tokens = 0
+        self._text_bytes = 0
         self._pays = 0
         self._wanted: int | None = None
         """Items that a payment is being made for."""
@@ -87,10 +89,22 @@ class ClientStream:
             raise RemoteProtocolError(error.message, code="PAYLOAD") from error
         if len(piece.tokens) != new or (piece.finish is not None) is not frame.final:
             raise RemoteProtocolError(f"a frame counts {new} items for {len(piece.tokens)} tokens", code="RECEIPT")
+        self._count_text(piece)
         self._digest.update(frame.ciphertext)
         self.items, self.frames = frame.items, self.frames + 1
         self.finished = frame.final
         return piece
+
+    def _count_text(self, piece: Piece) -> None:
+        """Text costs nothing, and stays in memory: it must be that of the tokens. Raises RemoteProtocolError(code="PAYLOAD")."""
+        # SPEC job/1 §10.2
+        self._tokens += len(piece.tokens)
+        self._text_bytes += len(piece.text.encode())
+        most = limits.ANSWER_BYTES_MORE + limits.ANSWER_BYTES_PER_TOKEN * self._tokens
+        if self._text_bytes > most:
+            raise RemoteProtocolError(
+                f"{self._text_bytes} bytes of text for {self._tokens} tokens; at most {most}", code="PAYLOAD"
+            )
 
     # --- paying ---
 

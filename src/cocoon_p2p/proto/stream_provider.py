@@ -98,12 +98,14 @@ class ProviderStream:
         return self._sealer is not None and self._sealer.finished and self.acked.frames == self._sealer.frames
 
     @property
-    def taken_for_nothing(self) -> bool:
-        """Whether a client that leaves now has had so much unpaid that it counts against it: more than half an instalment, or
-        more than it acknowledged."""
+    def wasted(self) -> int:
+        """Nanogram that the work would cost which the client has not acknowledged: of the prompt, once the model may begin with it,
+        and of what was sent. At least 1 where there is any."""
         # SPEC job/1 §3.9
-        unpaid = self.items - self.acked.items
-        return unpaid > 0 and (2 * unpaid > self._quote.instalment or unpaid > self.acked.items)
+        worked = max(self.items, self.prompt_items or 0) if self.items or self.may_work else 0
+        if worked <= self.acked.items:
+            return 0
+        return max(1, self.total(worked) - (self.total(self.acked.items) if self.acked.items else 0))
 
     # --- the engine ---
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cocoon_p2p.errors import StoreError
 from cocoon_p2p.store.considerations import ConsiderationRecord, Considerations
+from cocoon_p2p.store.damaged import DamagedRows
 from cocoon_p2p.store.database import Database, Transaction, open_database
 from cocoon_p2p.store.experiences import ExperienceRecord, Experiences
 from cocoon_p2p.store.jobs import JobRecord, JobRole, Jobs, JobState
@@ -23,8 +24,10 @@ from cocoon_p2p.store.stream_marks import StreamMarks
 from cocoon_p2p.store.values import Values
 
 __all__ = [
+    "STORE_SCHEMA",
     "ConsiderationRecord",
     "Considerations",
+    "DamagedRows",
     "ExperienceRecord",
     "Experiences",
     "JobRecord",
@@ -60,10 +63,17 @@ class Store:
         self.values = Values(database)
         self.model_names = ModelNames(database)
         self.stream_marks = StreamMarks(database)
+        self.damaged = DamagedRows(database)
 
     def transaction(self) -> Transaction:
         """`with store.transaction():` several writes reach the disk together, for the price of one. No `await` within."""
         return self._database.transaction()
+
+    def used(self) -> bool:
+        """Whether anything was ever done here: a job, or an announcement."""
+        tables = ("jobs", "receipts", "numbers")
+        row = self._database.one(f"SELECT {' OR '.join(f'EXISTS (SELECT 1 FROM {table})' for table in tables)}")
+        return bool(row and row[0])
 
     def close(self) -> None:
         """Idempotent."""

@@ -49,6 +49,15 @@ class Considerations:
         )
         return [ConsiderationRecord(cast(str, wish), cast(str, body)) for wish, body in rows]
 
+    def of_poll(self, poll: str, limit: int) -> list[ConsiderationRecord]:
+        """Those whose body has this `poll`, 32 lower-case hexadecimal digits, the oldest first."""
+        rows = self._database.all(
+            "SELECT wish, body FROM considerations "
+            "WHERE CASE WHEN json_valid(body) THEN json_extract(body, '$.poll') END = ? ORDER BY number LIMIT ?",
+            (poll, limit),
+        )
+        return [ConsiderationRecord(cast(str, wish), cast(str, body)) for wish, body in rows]
+
     def prune(self) -> int:
         """Forget the oldest beyond the bound; how many. `save` does it now and then by itself."""
         return self._database.execute(

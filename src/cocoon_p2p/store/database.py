@@ -24,6 +24,11 @@ Row = tuple[Value, ...]
 Migration = tuple[str, ...]
 """The statements that lead from one schema version to the next. A published migration is never edited."""
 
+NO_ANSWER = "DATABASE"
+"""The code of an error of the file or its disk: nothing can be done with the database."""
+CONTRADICTION = "DATABASE_ROWS"
+"""The code of a change that a constraint of the tables refused."""
+
 _STATEMENTS_CACHED = 256
 _sync = getattr(os, "fdatasync", os.fsync)
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -47,7 +52,7 @@ class Schema:
 class Database:
     """An open database. Made by `open_database`; close it, or use it as a context manager.
 
-    Raises `failure` (with code DATABASE) when the disk is full, damaged or gone.
+    Raises `failure`, with code NO_ANSWER when the disk is full, damaged or gone, CONTRADICTION when the tables do not take a row.
     """
 
     def __init__(self, connection: sqlite3.Connection, path: Path, failure: type[CocoonError]) -> None:
@@ -139,8 +144,12 @@ class Database:
 
     def _failed(self, error: sqlite3.Error) -> CocoonError:
         if _is_damage(error):
-            return self._failure(f"{self.path} is damaged: {error}", code="DATABASE", hint=_damage_hint(self.path))
-        return self._failure(f"{self.path}: {error}", code="DATABASE", hint="is the disk full, or gone?")
+            return self._failure(f"{self.path} is damaged: {error}", code=NO_ANSWER, hint=_damage_hint(self.path))
+        if isinstance(error, sqlite3.IntegrityError):
+            return self._failure(
+                f"{self.path}: {error}", code=CONTRADICTION, hint="what its rows say cannot all be true"
+            )
+        return self._failure(f"{self.path}: {error}", code=NO_ANSWER, hint="is the disk full, or gone?")
 
 
 class Transaction:
@@ -200,13 +209,20 @@ def _connect_file(path: Path, *, read_only: bool) -> sqlite3.Connection:
 
 
 def _connect(uri: str) -> sqlite3.Connection:
-    return sqlite3.connect(
+    connection = sqlite3.connect(
         uri,
         uri=True,
         timeout=DATABASE_LOCK_TIMEOUT_S,
         isolation_level=None,  # transactions begin and end where this module says
         cached_statements=_STATEMENTS_CACHED,
     )
+    # one damaged text must not keep a whole list from being read; whoever reads it finds that it names nothing
+    connection.text_factory = _text
+    return connection
+
+
+def _text(raw: bytes) -> str:
+    return str(raw, "utf-8", "replace")
 
 
 def _set_up(connection: sqlite3.Connection) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -40,6 +39,16 @@ class JobRecord:
     created_at_ms: int
     finished_at_ms: int | None = None
     error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkDone:
+    """What a job at us brought, and what was thrown away of it, both in nanogram."""
+
+    job_id: JobId
+    at_ms: int
+    price: int
+    wasted: int
 
 
 class Jobs:
@@ -109,14 +118,23 @@ class Jobs:
         )
         return tuple(JobId(cast(bytes, row[0])) for row in rows)
 
-    def last_ended(self, client: PeerId, limit: int, *, errors: Sequence[str] = ()) -> list[JobRecord]:
-        """As a provider: the last jobs of this client that were done, or ended with one of these errors, oldest first."""
-        rows = self._database.all(
-            f"SELECT {_COLUMNS} FROM jobs WHERE peer_id=? AND role='provider' AND finished_at_ms IS NOT NULL "
-            f"AND (state='done' OR error IN ({','.join('?' * len(errors))})) ORDER BY number DESC LIMIT ?",
-            (client, *errors, max(limit, 0)),
+    def note_wasted(self, job_id: JobId, client: PeerId, wasted: int) -> None:
+        """As a provider: of this job, work worth so many nanogram was done for nothing."""
+        self._database.execute(
+            "UPDATE jobs SET wasted=? WHERE job_id=? AND role='provider' AND peer_id=?", (wasted, job_id, client)
         )
-        return [_record_of(row) for row in reversed(rows)]
+
+    def work_done(self, client: PeerId, limit: int) -> list[WorkDone]:
+        """As a provider: the last jobs of this client that were done, or whose work was thrown away, oldest first."""
+        rows = self._database.all(
+            "SELECT job_id, finished_at_ms, price, wasted FROM jobs WHERE peer_id=? AND role='provider' "
+            "AND finished_at_ms IS NOT NULL AND (state='done' OR wasted>0) ORDER BY number DESC LIMIT ?",
+            (client, max(limit, 0)),
+        )
+        return [
+            WorkDone(JobId(cast(bytes, job_id)), cast(int, at_ms), cast(int, price), cast(int, wasted))
+            for job_id, at_ms, price, wasted in reversed(rows)
+        ]
 
     def served(self) -> dict[ModelId, int]:
         """As a provider: of the jobs that are remembered, how many were done on each model."""

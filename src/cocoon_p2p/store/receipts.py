@@ -115,14 +115,23 @@ class Receipts:
         )
         return tuple(_record_of(row) for row in rows)
 
-    def unsigned_since(self, client: PeerId, since_ms: int, limit: int) -> list[tuple[JobId, int]]:
-        """As a provider: (job, when it was done) of the newest receipts that this client has not signed yet."""
+    def unsigned(self, client: PeerId, limit: int) -> tuple[ReceiptRecord, ...]:
+        """As a provider: the newest receipts that this client has not signed yet, oldest first."""
         rows = self._database.all(
-            "SELECT job_id, finished_at_ms FROM receipts WHERE peer_id=? AND role='provider' AND client_signature=x'' "
-            "AND finished_at_ms>=? ORDER BY number DESC LIMIT ?",
-            (client, since_ms, max(limit, 0)),
+            f"SELECT {_COLUMNS} FROM receipts "
+            "WHERE peer_id=? AND role='provider' AND client_signature=x'' ORDER BY number DESC LIMIT ?",
+            (client, max(limit, 0)),
         )
-        return [(JobId(cast(bytes, job_id)), cast(int, at_ms)) for job_id, at_ms in rows]
+        return tuple(_record_of(row) for row in reversed(rows))
+
+    def unsigned_of_all(self, limit: int) -> list[ReceiptRecord]:
+        """As a provider: the newest receipts that no client has signed yet, newest first."""
+        rows = self._database.all(
+            f"SELECT {_COLUMNS} FROM receipts INDEXED BY receipts_unacknowledged "  # SQLite would read the whole table
+            "WHERE role='provider' AND client_signature=x'' ORDER BY number DESC LIMIT ?",
+            (max(limit, 0),),
+        )
+        return [_record_of(row) for row in rows]
 
     def newest(self, limit: int = 100) -> list[ReceiptRecord]:
         """The newest receipts, newest first; at most `limits.API_LIST_ROWS_MAX`."""

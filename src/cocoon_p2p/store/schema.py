@@ -139,5 +139,16 @@ STORE_SCHEMA = Schema(
                 UNIQUE (job_id, peer_id)
             ) STRICT""",
         ),
+        # what a job's work would have cost that was done for nothing
+        ("ALTER TABLE jobs ADD COLUMN wasted INTEGER NOT NULL DEFAULT 0",),
+        # rows that cannot be read any more, as JSON
+        (
+            """CREATE TABLE damaged_rows (
+                number INTEGER PRIMARY KEY,
+                origin TEXT NOT NULL,
+                set_aside_at_ms INTEGER NOT NULL,
+                content TEXT NOT NULL
+            ) STRICT""",
+        ),
     ),
 )

@@ -38,6 +38,11 @@ class StreamMarks:
         row = self._database.one("SELECT owed FROM stream_marks WHERE job_id=? AND peer_id=?", (job_id, provider))
         return None if row is None else cast(bytes, row[0])
 
+    def all(self) -> list[tuple[JobId, PeerId, bytes]]:
+        """Job, provider, and what is owed; the oldest first."""
+        rows = self._database.all("SELECT job_id, peer_id, owed FROM stream_marks ORDER BY number")
+        return [(JobId(cast(bytes, job)), PeerId(cast(str, peer)), cast(bytes, owed)) for job, peer, owed in rows]
+
     def remove(self, job_id: JobId, provider: PeerId) -> None:
         """It is settled. Idempotent."""
         self._database.execute("DELETE FROM stream_marks WHERE job_id=? AND peer_id=?", (job_id, provider))

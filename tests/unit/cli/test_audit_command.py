@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cocoon_p2p.cli import audit, main
+from cocoon_p2p.cli import audit, history, main
 
 PEER = "12D3KooWQpD9Yi1M7BkMK7fUa1XU9S3wvSQHykdWhsdK4nDz8e6N"
 RIGHT = {"provider": PEER, "verdict": "right", "deviation": 1e-7, "price_nanogram": 1020, "job_id": "ab" * 16,
@@ -16,11 +16,16 @@ RIGHT = {"provider": PEER, "verdict": "right", "deviation": 1e-7, "price_nanogra
 WRONG = RIGHT | {"verdict": "wrong", "deviation": None, "evidence": "/home/x/evidence/ab.evidence"}
 FAILED = RIGHT | {"verdict": "failed", "deviation": None, "price_nanogram": 0, "job_id": None, "error": "it fell over"}
 
+JOB = {"job_id": "01" * 16, "role": "client", "state": "done", "price_nanogram": 5}
+
 
 class StandIn:
     def __init__(self, rows: list[dict[str, Any]]) -> None:
         self.rows = rows
         self.asked: list[Any] = []
+        self.jobs = [JOB]
+        self.jobs_before_ctrl_c: list[dict[str, Any]] | None = None
+        self.running = 0
 
     def __enter__(self) -> StandIn:
         return self
@@ -29,11 +34,20 @@ class StandIn:
         pass
 
     def get(self, address: str, **parameters: Any) -> dict[str, Any]:
+        if address == "/v1/jobs":
+            if self.running:
+                self.running -= 1
+                return {"jobs": [self.jobs[0] | {"state": "running"}, *self.jobs[1:]][: parameters["limit"]]}
+            return {"jobs": self.jobs[: parameters["limit"]]}
         assert address == "/v1/offers"
         return {"offers": [{"peer_id": PEER}]}
 
     def post(self, address: str, value: dict[str, Any], *, timeout_s: float | None) -> dict[str, Any]:
         self.asked.append((address, value, timeout_s))
+        if self.jobs_before_ctrl_c is not None:
+            self.jobs = [*self.jobs_before_ctrl_c, *self.jobs]
+            self.running = 2
+            raise KeyboardInterrupt
         return {"audited": self.rows}
 
 
@@ -43,6 +57,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:
     monkeypatch.setenv("COCOON_HOME", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setattr(audit, "connect", lambda path: stand_in)
+    monkeypatch.setattr(history, "connect", lambda path: stand_in)
     return stand_in
 
 
@@ -73,3 +88,20 @@ def test_one_is_wrong(node: StandIn, capsys: pytest.CaptureFixture[str]) -> None
 def test_what_cannot_be_asked_for(node: StandIn, options: list[str]) -> None:
     assert main(["audit", "m", *options]) == 2
     assert node.asked == []
+
+
+def test_ctrl_c_says_what_was_done_and_paid(node: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    failed = JOB | {"job_id": "02" * 16, "state": "failed", "price_nanogram": 0}
+    paid = JOB | {"job_id": "03" * 16, "price_nanogram": 1020}
+    of_others = JOB | {"job_id": "04" * 16, "role": "provider", "price_nanogram": 777}
+    node.jobs_before_ctrl_c = [failed, of_others, paid]
+    assert main(["audit", "m"]) == 130
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "stopped: 2 jobs were given out meanwhile, 1 done; 0.00000102 GRAM spent" in err
+
+
+def test_ctrl_c_before_the_first_job(node: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    node.jobs_before_ctrl_c = []
+    assert main(["audit", "m"]) == 130
+    assert "nothing is paid" in capsys.readouterr().err

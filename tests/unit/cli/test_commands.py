@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import types
@@ -16,6 +17,7 @@ from cocoon_p2p.home import Home
 from cocoon_p2p.ids import JobId, ModelId, PeerId, Tier
 from cocoon_p2p.settlement.local import open_local_settlement
 from cocoon_p2p.store import JobRecord, ReceiptRecord, open_store
+from cocoon_p2p.testing import hostile_models
 
 PEER = PeerId("12D3KooWQpD9Yi1M7BkMK7fUa1XU9S3wvSQHykdWhsdK4nDz8e6N")
 MODEL = ModelId("cd" * 32)
@@ -297,6 +299,12 @@ def test_alone_it_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
         (ExceptionGroup("g", [CocoonError("a"), ValueError("v")]), 1, "cocoon-node: error: a bug in this program: Val"),
         (BaseExceptionGroup("g", [CocoonError("a"), KeyboardInterrupt()]), 130, ""),
         (KeyboardInterrupt(), 130, ""),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            1,
+            "cocoon-node: error: cannot write: No space left on device\n",
+        ),
+        (OSError(errno.EROFS, "Read-only", "/x"), 1, "cocoon-node: error: cannot write /x: Read-only\n"),
         (ZeroDivisionError("x"), 1, "cocoon-node: error: a bug in this program: ZeroDivisionError: x\n"),
     ],
 )
@@ -321,6 +329,16 @@ def test_what_goes_wrong_becomes_a_line_and_a_status(
     assert "Traceback" not in err
 
 
+def test_a_stream_that_the_shell_closed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", None)
+        patch.setattr(sys, "stderr", None)
+        assert main(["version"]) == 0
+        assert main(["status", "--home", str(home)]) == 2
+        sys.stdout.close()
+        sys.stderr.close()
+
+
 def _write_model(folder: Path) -> Path:
     """y = x + x, float32[batch,2]."""
     import onnx
@@ -332,3 +350,16 @@ def _write_model(folder: Path) -> Path:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.save(model, str(folder / "doubler.onnx"))
     return folder / "doubler.onnx"
+
+
+def test_what_is_refused_for_what_is_in_it_is_not_called_no_model(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = hostile_models.write(home.parent, hostile_models.python_operator())
+    assert main(["models", "add", str(path)]) == 2
+    error, hint = lines(capsys.readouterr().err)
+    assert f"{path} is not added, for what is in it: " in error
+    assert "not an ONNX model" not in error
+    assert "standard operators" in hint
+    assert main(["models", "add", "/dev/zero"]) == 2
+    assert "/dev/zero is neither a file nor a folder" in capsys.readouterr().err

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cocoon_p2p.cli.demo_folder import ABANDONED_S, MARKER, PREFIX, demo_folder, model_cache
+from cocoon_p2p.cli.demo_folder import MARKER, PREFIX, demo_folder, model_cache
+from cocoon_p2p.cli.doctor_stranger import HOMES
+from cocoon_p2p.cli.temporary_homes import ABANDONED_S
 from cocoon_p2p.errors import ConfigError
 
 
@@ -45,6 +47,22 @@ def test_what_killed_demos_left_is_removed_and_nothing_else(temporary: Path) -> 
         with demo_folder(None):
             assert running.exists()
     assert {folder.name for folder in temporary.iterdir()} == {fresh.name, foreign.name}
+
+
+def test_a_doctor_that_was_killed_leaves_its_keys_until_the_next_one(temporary: Path) -> None:
+    killed, demo = temporary / f"{HOMES.prefix}killed", temporary / f"{PREFIX}killed"
+    for folder, marker in ((killed, HOMES.marker), (demo, MARKER)):
+        (folder / "stranger").mkdir(parents=True)
+        (folder / "stranger" / "identity.pem").touch()
+        (folder / marker).touch()
+        make_old(folder)
+    with HOMES.folder() as folder:
+        assert not killed.exists()
+        assert demo.exists(), "of another command"
+        assert folder.stat().st_mode & 0o077 == 0
+        make_old(folder)
+        with HOMES.folder():
+            assert folder.exists(), "its doctor still runs"
 
 
 def test_a_given_folder_is_kept_and_used_again(tmp_path: Path) -> None:

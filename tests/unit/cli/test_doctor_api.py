@@ -142,6 +142,33 @@ async def test_a_check_that_breaks_is_a_failed_line_and_not_the_end(tmp_path: Pa
     assert by_name["money"].state == "pass"
 
 
+class ClusterApi(DeadApi):
+    """A node that offers a cluster's model."""
+
+    def get(self, address: str, **parameters: Any) -> dict[str, Any]:
+        if address == "/v1/doctor":
+            return {"offers": [{"model_id": "ab" * 32, "device": "upstream", "prices": {"open": 5}}], "no_jail": None}
+        return super().get(address, **parameters)
+
+    def canary(self, model: str, seed: int) -> None:
+        raise CocoonError("there is no model here", code="NO_MODEL")
+
+
+async def test_a_cluster_s_model_is_no_fault_because_its_files_are_not_here(tmp_path: Path) -> None:
+    model = {"name": "far", "model_id": "ab" * 32, "loaded": True, "device": "upstream", "upstream": {"kind": "openai"}}
+    status = {
+        "peer_id": "me",
+        "addresses": [],
+        "bootstrap": [],
+        "idle": None,
+        "models": [model],
+        "settlement_network": 0,
+    }
+    by_name = {check.name: check for check in await rounds(ClusterApi(status=status), tmp_path, []).run()}
+    assert (by_name["model far"].state, by_name["model far"].seen) == ("pass", "loaded on upstream, as announced")
+    assert by_name["purchase far"].state == "skip"
+
+
 async def test_a_node_without_a_status_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TransportError):
         await rounds(DeadApi(), tmp_path, []).run()

@@ -19,7 +19,9 @@ from cocoon_p2p.cli.doctor_checks import (
     judge_directory,
     judge_heard,
     judge_home,
+    judge_left_out,
     judge_reachability,
+    judge_without_models,
     totals,
 )
 from cocoon_p2p.cli.doctor_rounds import look_at_home
@@ -230,3 +232,22 @@ def test_rules_whose_facts_a_machine_cannot_tell() -> None:
     every = IdleRules(user_idle_s=60, mains_power=True, temperature_max_c=80, load_max=1)
     assert untold_rules(every, blind) == ["user_idle_minutes", "mains_power", "temperature_max_c", "load_max"]
     assert untold_rules(every, MachineFacts(0, 5.0, False, 50.0, 0.0)) == []
+
+
+def test_a_model_that_is_here_and_not_on_offer_is_a_warning_with_its_reason() -> None:
+    check = judge_left_out({"name": "large", "problem": "it would take about 9.1 GiB of memory"}, at=" --home /h")
+    assert (check.name, check.state) == ("model large", "warn")
+    assert check.seen == "it is not on offer: it would take about 9.1 GiB of memory"
+    assert check.advice.endswith("cocoon-node models remove large --home /h")
+
+
+@pytest.mark.parametrize(
+    ("status", "seen"),
+    [
+        ({"serve": True}, "no model is installed"),
+        ({"serve": False, "auto_serve": True}, "serve is false"),
+        ({"serve": True, "auto_serve": True}, "picks up models that are wanted"),
+    ],
+)
+def test_why_a_node_offers_nothing(status: dict[str, Any], seen: str) -> None:
+    assert seen in judge_without_models(status, at="").seen

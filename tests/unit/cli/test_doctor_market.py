@@ -103,6 +103,20 @@ def test_a_price(own: dict[str, int], offers: list[dict[str, Any]], state: str, 
     assert (" --home /n" in check.advice) == (state == "warn")
 
 
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ({}, ("cocoon-node models set minilm", "price_per_item in [provider]")),
+        ({"kind": "generation"}, ("price_per_token in [provider]",)),
+        ({"upstream": {"kind": "openai"}}, ("in its [[upstream]] of node.toml",)),
+    ],
+)
+def test_where_a_dear_price_is_lowered(model: dict[str, Any], words: tuple[str, ...]) -> None:
+    unit = "token" if model.get("kind") == "generation" else "item"
+    advice = judge_price(MODEL | model, {"sealed": 500}, others(100, unit=unit), "").advice
+    assert all(each in advice for each in words), advice
+
+
 def test_idle_rules() -> None:
     serves = {"resting": False, "detail": None, "needed_ms": None}
     rests = {"resting": True, "detail": "outside its hours (it serves from 22:00)", "needed_ms": 3_599_500}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 
-from cocoon_p2p.cli.interrupts import run_async, until_interrupted
+from cocoon_p2p.cli.interrupts import run_async, sigterm_as_ctrl_c, until_interrupted
 
 
 async def test_what_is_not_interrupted_gives_its_result() -> None:
@@ -67,3 +67,16 @@ def test_ctrl_c_while_a_task_is_started_loses_no_task() -> None:
     with pytest.RaisesGroup(KeyboardInterrupt, allow_unwrapped=True, flatten_subgroups=True):
         run_async(main)
     assert began == ["the rest of what starts it", "the rest of the task that starts it", "child"]
+
+
+def test_sigterm_comes_up_where_ctrl_c_does() -> None:
+    began = []
+
+    async def main() -> None:
+        signal.raise_signal(signal.SIGTERM)
+        began.append("the rest until the main task waits")
+        await trio.sleep_forever()
+
+    with sigterm_as_ctrl_c(), pytest.raises(KeyboardInterrupt):
+        run_async(main)
+    assert began

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,25 @@ def test_options_go_into_the_manifest(home: Path, capsys: pytest.CaptureFixture[
     assert "must be INPUT=OUTPUT" in capsys.readouterr().err
 
 
+def test_options_that_do_not_fit_the_model_are_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mood, vectors = classifier_model(home.parent / "mood"), token_vectors_model(home.parent / "vectors")
+    writer, ready = make_tiny_genai(home.parent / "writer"), models.embedding_model(home.parent / "ready")
+    for folder, option, value, words in (
+        (mood, "--pooling", "mean", "is a classifier"),
+        (writer, "--pooling", "mean", "generates text"),
+        (ready, "--pooling", "mean", "a vector for each text already"),
+        (vectors, "--state", "x=y", "a model of kind 'embedding'"),
+        (vectors, "--hub-root", "hub", "is on this machine"),
+    ):
+        assert main(["models", "add", str(folder), option, value]) == 2
+        told = capsys.readouterr().err
+        assert words in told
+        assert f"leave {option} out" in told
+    assert main(["models", "add", str(vectors), "--offline"]) == 2
+    assert main(["models", "list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["models"] == []
+
+
 def test_labels_are_shown(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "add", str(classifier_model(home.parent / "mood", labels=("sad", "glad")))]) == 0
     assert "labels    sad, glad" in capsys.readouterr().out
@@ -75,17 +95,25 @@ def test_verify_names_what_is_damaged_and_what_to_do(home: Path, capsys: pytest.
     out, err = capsys.readouterr()
     rows = {row["name"]: row["ok"] for row in json.loads(out)["models"]}
     assert rows == {"good": True, "bad": False}
-    assert "was altered" in err
+    assert "was altered after it was added, between bytes 0 and " in err
     assert f"cocoon-node models pull {bad['model_id']}" in err
     assert main(["models", "verify", "good"]) == 0
     assert main(["models", "verify", "bad"]) == 1
     assert main(["models", "verify", "nothing"]) == 1
 
 
-def test_a_model_whose_manifest_is_damaged_can_be_removed(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_whose_manifest_is_damaged_can_be_removed(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["models", "add", str(models.matmul_model(home.parent)), "--json"]) == 0
     added = json.loads(capsys.readouterr().out)
     (Path(added["folder"]) / "manifest.json").write_text("{}")
+    monkeypatch.delenv("COCOON_HOME")
+    assert main(["models", "list", "--home", str(home)]) == 1
+    error = capsys.readouterr().err
+    assert f"cocoon-node models verify --home {home}" in error
+    assert "no models here" not in error
+    monkeypatch.setenv("COCOON_HOME", str(home))
     assert main(["models", "verify"]) == 1
     assert "cocoon-node models remove ID" in capsys.readouterr().err
     assert main(["models", "remove", added["model_id"]]) == 0
@@ -124,6 +152,21 @@ def test_another_name_and_price(home: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["models", "set", "adds", "--name", "totals"]) == 0
     assert main(["models", "set", "totals", "--name", "a b"]) == 2
     assert main(["models", "set", "nothing", "--name", "x"]) == 1
+
+
+def test_a_model_that_is_not_shared(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "add", str(models.matmul_model(home.parent)), "--name", "sums"]) == 0
+    assert main(["models", "show", "sums", "--json"]) == 0
+    assert main(["models", "set", "sums", "--share", "off"]) == 0
+    out, _ = capsys.readouterr()
+    assert '"share": true' in out and re.search(r"shared +no\n", out)
+    assert main(["models", "set", "sums", "--name", "adds"]) == 0  # what is not given stays
+    assert main(["models", "show", "adds", "--json"]) == 0
+    assert '"share": false' in capsys.readouterr().out
+    (home / "node.toml").write_text("[models]\nshare = false\n")
+    assert main(["models", "set", "adds", "--share", "on"]) == 0
+    out, err = capsys.readouterr()
+    assert "no: [models] share is false" in out and "nobody can fetch it yet" in err
 
 
 def test_what_lies_beside_a_single_file_is_not_used(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -104,6 +104,9 @@ def test_options_of_run() -> None:
         ("up --listen localhost:80", "'localhost:80' is no TCP address", "cocoon-node up --help"),
         ("up --bootstrap /ip4/1.2.3.4/tcp/1", "must end in the peer id", None),
         ("jobs --limit 0", "'0' is no whole number from 1", None),
+        ("run m --text \udcff", "argument --text: '\\udcff' is no text in UTF-8", None),
+        ("offers \udcff", "is no text in UTF-8", None),
+        ("why \udcff", "is no text in UTF-8", None),
         ("jobs extra", "unrecognized arguments: extra", "cocoon-node jobs --help"),
     ],
 )

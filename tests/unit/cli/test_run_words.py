@@ -26,6 +26,7 @@ def test_the_price_is_what_was_paid() -> None:
         ("cocoon-node up --home /x", "cocoon-node up --home /x"),
         ("ask for one: cocoon-node invite", "ask for one: cocoon-node invite"),
         ("cocoon-node offers on another machine", "cocoon-node offers on another machine"),
+        ("`cocoon-node status` on that machine shows it", "`cocoon-node status` on that machine shows it"),
         ("allow more: --timeout", "allow more: --timeout"),
     ],
 )  # fmt: skip

@@ -59,3 +59,30 @@ def test_a_price_that_moves_says_by_which_policy() -> None:
     assert text.endswith("0.00001 GRAM an item (follow-demand)")
     (_, text), *_ = serving_pairs({"models": [MODEL | {"pricing": "fixed"}]})
     assert text.endswith("0.00001 GRAM an item")
+
+
+def test_a_cluster_that_does_not_answer_is_named_with_what_happens_next() -> None:
+    down = {"name": "llama", "model": "meta/llama", "problem": "cannot be reached at http://x: is it running?"}
+    pairs = serving_pairs({"upstreams": [down, {"name": "vectors", "model": "bge", "problem": None}]})
+    assert pairs[0] == ("serving", "nothing yet")
+    name, text = pairs[1]
+    assert name == "upstream"
+    assert text.startswith("llama is not offered: cannot be reached at http://x")
+    assert "asked again every 15 s" in text
+    assert not any("vectors" in str(text) for _, text in pairs)
+    (_, serving), _, (name, _), _ = serving_pairs({"models": [MODEL], "upstreams": [down]})
+    assert (serving[:2], name) == ("m ", "upstream")
+
+
+def test_a_model_that_does_not_fit_is_named_with_the_reason() -> None:
+    large = {"name": "large", "model_id": "ab" * 32, "problem": "it would take about 9.1 GiB of memory"}
+    told = ("not offered", "large (abababab): it would take about 9.1 GiB of memory")
+    assert serving_pairs({"not_offered": [large]})[:2] == [("serving", "nothing"), told]
+    assert serving_pairs({"models": [MODEL], "not_offered": [large]})[-2] == told
+
+
+def test_a_node_that_picks_up_models_is_not_one_that_asks_others() -> None:
+    (_, text), *_ = serving_pairs({"auto_serve": True})
+    assert text.startswith("nothing yet: this node picks up models that are wanted")
+    (_, text), *_ = serving_pairs({"auto_serve": False})
+    assert "this node asks others" in text

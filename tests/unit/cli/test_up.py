@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from cocoon_p2p.cli.serving import serving_pairs
-from cocoon_p2p.cli.up import INTERRUPTED, _Ending, model_or_path, ready_pairs
+from cocoon_p2p.cli.up import INTERRUPTED, _Ending, ending_signals, model_or_path, ready_pairs
 
 PEER = "12D3KooWQpD9Yi1M7BkMK7fUa1XU9S3wvSQHykdWhsdK4nDz8e6N"
 STATUS: dict[str, Any] = {
@@ -127,7 +127,7 @@ def test_models_are_paths_when_there_is_such_a_file(tmp_path: Path, monkeypatch:
     assert model_or_path("m" * 300) == "m" * 300
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, 0)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, 0), (signal.SIGHUP, 0)])
 async def test_a_signal_during_the_start_cancels_it(number: signal.Signals, status: int) -> None:
     ending = _Ending()
     send, receive = trio.open_memory_channel[int](1)
@@ -153,3 +153,29 @@ async def test_a_signal_later_asks_the_node_to_end_by_itself() -> None:
         nursery.cancel_scope.cancel()
     assert not ending.opening.cancel_called
     assert ending.status == 0
+
+
+async def test_a_closed_terminal_is_one_signal_however_often_it_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended: list[tuple[int, int]] = []
+    monkeypatch.setattr("os.kill", lambda pid, number: ended.append((pid, number)))
+    ending = _Ending()
+    send, receive = trio.open_memory_channel[int](3)
+    for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGHUP):
+        send.send_nowait(number)
+    send.close()
+    with pytest.raises(StopAsyncIteration):
+        await ending.watch(receive)
+    assert ending.stop.is_set()
+    assert ended == []
+    assert capsys.readouterr().err == "", "writing to a terminal that is gone raises OSError"
+
+
+def test_nohup_keeps_a_node_alive() -> None:
+    assert signal.SIGHUP in ending_signals()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert signal.SIGHUP not in ending_signals()
+    finally:
+        signal.signal(signal.SIGHUP, before)

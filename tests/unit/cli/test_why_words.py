@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import trio
 
 from cocoon_p2p.cli import main
-from cocoon_p2p.cli.map_texts import _bar, _line, _read_texts
+from cocoon_p2p.cli.map_texts import _bar, _line, _read_texts, _Rest
 from cocoon_p2p.cli.parser import parse
 from cocoon_p2p.cli.run import limits_head, request_head
 from cocoon_p2p.cli.why import print_consideration
@@ -40,6 +41,14 @@ def test_a_consideration_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     assert "quoted 0.00011 GRAM (110,000 nanogram), 40.0 ms to wait: taken" in text
     assert "refused, BUSY, signed" in text
     assert "→ free in about 4 s" in text
+
+
+def test_all_answers_of_a_quorum_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    other = ROW | {"job_id": "ef" * 16, "error": "it went silent"}
+    print_consideration(ROW | {"poll": "00" * 16, "legs": [ROW, other]})
+    text = capsys.readouterr().out
+    assert text.startswith("quorum  2 answers were asked for")
+    assert text.index("abababababab") < text.index("efefefefefef") < text.index("it went silent")
 
 
 def test_why_without_a_node(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,18 +109,17 @@ def test_texts_are_lines(tmp_path: Path) -> None:
 def test_lines_of_the_output() -> None:
     failed = _line(MapItem(3, None, CocoonError("nobody", code="BUSY")))
     assert failed == {
-        "index": 3, "outputs": None, "error": {"code": "BUSY", "message": "nobody"}, "provider": None, "price_nanogram": 0,
+        "index": 3, "outputs": None, "error": {"code": "BUSY", "message": "nobody"}, "provider": None, "price_nanogram": 0, "texts_cut": 0,
     }  # fmt: skip
 
 
 def test_the_bar(capsys: pytest.CaptureFixture[str]) -> None:
-    _bar(5, 1, 12)
-    _bar(11, 1, 12)
-    _bar(1, 0, None)
+    rest = _Rest(["a"] * 12, sys.stderr, 0)
+    _bar(rest, 5, 1, 12)
+    _bar(rest, 11, 1, 12)
     told = capsys.readouterr().err
     assert "█" * 15 + "░" * 15 + " 6/12, 1 failed" in told
     assert "12/12, 1 failed\n" in told
-    assert " 1/?" in told
 
 
 async def test_a_spread_over_anything() -> None:

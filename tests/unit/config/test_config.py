@@ -38,6 +38,16 @@ def test_every_key_stands_there_with_its_explanation(section: str, key: str) -> 
     assert max(map(len, part)) <= 120
 
 
+def test_a_cluster_is_explained_by_an_example_that_works() -> None:
+    lines = default_toml().splitlines()
+    start = lines.index("# [[upstream]]")
+    example = [line.removeprefix("# ") for line in lines[start : lines.index("", start)]]
+    assert all(f"{key.name} = " in "\n".join(example) for key in fields(UpstreamSection))
+    (table,) = parse_config("\n".join(example), "x").upstream
+    assert table == UpstreamSection(table.name, url=table.url, model=table.model), "the rest is as by default"
+    assert max(map(len, lines[start:])) <= 120
+
+
 def test_a_configuration_survives_being_written_and_read() -> None:
     config = NodeConfig()
     config = replace(
@@ -67,15 +77,15 @@ def test_what_is_left_out_is_the_default() -> None:
         ("[client]\nslots = 1", "[client] slots: there is no such key", "slots belongs under [provider]"),
         ("[log]\nqqqq = 1", "[log] qqqq: there is no such key", "the keys of [log] are level"),
         ("[upstream]\nname = 'x'", "upstream may stand several times: write its keys under a line [[upstream]]", None),
-        ("[[upstream]]\nname = 'x'", "[[upstream]] url is missing: Where it listens", None),
+        ("[[upstream]]\nname = 'x'", 'f.toml: [[upstream "x"]] url is missing: Where it listens', None),
         (
             "[[upstream]]\nname = 'x'\nurl = 'http://a'\nmodel = 'm'\n[[upstream]]\nname = 'y'\nurl = 'b'\nmodel = 'm'",
-            "[upstream 2] url: 'b' is no",
+            "f.toml: [[upstream 2 \"y\"]] url: 'b' is no",
             None,
         ),
         (
             "[[upstream]]\nname = 'x'\nmodel = 'm'\nurl = 'http://me:secret@a'",
-            "[upstream] url: a key does not belong into the address",
+            'f.toml: [[upstream "x"]] url: a key does not belong into the address',
             None,
         ),
         (
@@ -83,7 +93,14 @@ def test_what_is_left_out_is_the_default() -> None:
             "must end before the protocol's own path",
             None,
         ),
-        ("api_key_file = 'x'", "there is no key 'api_key_file'", "api_key_file belongs under [upstream]"),
+        ("api_key_file = 'x'", "there is no key 'api_key_file'", "api_key_file belongs under [[upstream]]"),
+        ("[[upstream]]\nurl = 'http://a'", "f.toml: [[upstream]] name is missing", None),
+        (
+            "[[upstream]]\nname = 'x'\nurl = 'http://a'\nmodel = 'm'\nqqq = 1",
+            '[[upstream "x"]] qqq: there is no such key',
+            'the keys of [[upstream "x"]] are name, kind, task, url, model, api_key_file, price_base, price_per_item, '
+            "context, parallel, timeout_s",
+        ),
         ("provider = 1", "provider is a section: write its keys under a line [provider]", None),
         ("[provider]\nslots = '3'", '[provider] slots: got "3" (a text); it must be a whole number from 1', None),
         ("[provider]\nslots = true", "got true (true or false); it must be a whole number", None),
@@ -116,6 +133,9 @@ def test_what_is_left_out_is_the_default() -> None:
         ("[settlement]\nbackend = 'ton'", "must be one of local", None),
         ("[idle]\nhours = ['22-7']", "[idle] hours[0]: '22-7' is no span of hours; one looks like", None),
         ("[idle]\nhours = ['08:00-08:00']", "'08:00-08:00' begins when it ends", None),
+        ("[idle]\nhours = [5]", 'got 5 (an integer); it must be a text in quotes, such as "22:00-07:00"', None),
+        ("[idle]\nhours = 5", 'it must be a list of texts, such as ["22:00-07:00"]', None),
+        ("[provider]\nallow = [5]", "got 5 (an integer); it must be a text in quotes", None),
         ("[idle]\nuser_idle_minutes = -1", "it must be from 0 to 1,440", None),
         ("[idle]\nmains_power = 1", "got 1 (an integer); it must be true or false", None),
         ("[idle]\nload = 1", "[idle] load: there is no such key", "did you mean 'load_max'?"),

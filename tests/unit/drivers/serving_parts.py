@@ -44,6 +44,8 @@ class IdleEngine:
         self.loaded: list[ModelId] = []
         self.item_s: float | None = None
         self.best_items_s = 0.0
+        self.wait_s: float | None = None
+        self.next_end_s: float | None = None
         self.kept: list[bool | None] = []
         """What was asked for with each load."""
         self.cold: dict[ModelId, float] = {}
@@ -78,6 +80,8 @@ class IdleEngine:
                 warm=each not in self.cold,
                 load_s=self.cold.get(each),
                 problem=self.problem,
+                wait_s=self.wait_s,
+                next_end_s=self.next_end_s,
             )
             for each in self.loaded
         )

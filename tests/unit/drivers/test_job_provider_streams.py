@@ -201,7 +201,7 @@ async def test_what_is_thrown_away_again_and_again_costs_the_client_its_standing
     async with open_scene(tmp_path) as scene:
         scene.engine.proceed.set()
         far = await scene.stream()
-        for number in range(limits.LATE_CANCELS_MIN):
+        for number in range(limits.LATE_JOBS_FREE + 1):
             job_id = JobId(bytes([number]) * 16)
             await far.done(job_id)
             await far.cancelled(job_id)
@@ -211,8 +211,8 @@ async def test_what_is_thrown_away_again_and_again_costs_the_client_its_standing
         (refusal,) = await far.take(Refusal)
         body = decode_refusal_body(refusal.body)
         assert body.reason is RefusalReason.STANDING
-        assert "8 of this client's last 8 jobs" in body.detail
-        await trio.sleep(limits.LATE_CANCELS_MEMORY_S)
+        assert "9 were left lately after work worth" in body.detail
+        await trio.sleep(limits.LATE_CANCELS_HALF_LIFE_S)
         scene.engine.proceed.set()
         await far.done(OTHER)
 

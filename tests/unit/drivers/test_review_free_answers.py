@@ -123,7 +123,7 @@ async def test_receipts_that_are_not_signed_in_time_count_as_cancelled(autojump_
     scene.engine.proceed.set()
     far = await scene.stream()
     receipts = []
-    for job_id in ids(limits.LATE_CANCELS_MIN):
+    for job_id in ids(limits.LATE_JOBS_FREE + 1):
         receipts.append(await far.done(job_id))
     await trio.sleep(limits.RECEIPT_SIGNED_WITHIN_S + 1)
     await refused_for_standing(far, JOB)
@@ -179,10 +179,10 @@ async def test_cancellations_that_cost_nothing_do_not_hide_those_that_do(
 ) -> None:
     scene.engine.proceed.set()
     far = await scene.stream()
-    for job_id in ids(limits.LATE_CANCELS_MIN):
+    for job_id in ids(limits.LATE_JOBS_FREE + 1):
         await far.done(job_id)
         await far.cancelled(job_id)
-    for job_id in ids(2 * limits.LATE_CANCELS_COUNTED, 1):
+    for job_id in ids(40, 1):
         scene.desk.late_cancels, kept = type(scene.desk.late_cancels)(), scene.desk.late_cancels
         await far.submit(job_id, whole=False)  # as if it was not refused
         await wait_all_tasks_blocked()
@@ -195,10 +195,10 @@ async def test_nor_do_they_after_a_restart(autojump_clock: MockClock, tmp_path: 
     async with open_scene(tmp_path) as scene:
         scene.engine.proceed.set()
         far = await scene.stream()
-        for job_id in ids(limits.LATE_CANCELS_MIN - 1):
+        for job_id in ids(limits.LATE_JOBS_FREE):
             await far.done(job_id)
             await far.cancelled(job_id)
-        for job_id in ids(2 * limits.LATE_CANCELS_COUNTED, 1):
+        for job_id in ids(40, 1):
             await far.submit(job_id, whole=False)
             await wait_all_tasks_blocked()
             await far.cancelled(job_id)
@@ -211,7 +211,7 @@ async def test_nor_do_they_after_a_restart(autojump_clock: MockClock, tmp_path: 
 async def test_who_leaves_before_the_last_byte_throws_work_away_too(autojump_clock: MockClock, scene: Scene) -> None:
     scene.engine.answer = b"a" * (64 << 20)
     scene.engine.proceed.set()
-    for job_id in ids(limits.LATE_CANCELS_MIN):
+    for job_id in ids(limits.LATE_JOBS_FREE + 1):
         far = await scene.stream()
         await far.submit(job_id)
         await far.take(OutputHead, Output)

@@ -57,6 +57,10 @@ async def test_a_model_that_does_not_load_is_left_out_and_logged(
         assert record.levelno == logging.ERROR
         assert record.getMessage().startswith("model broken is not offered: ")
         assert "Nonsense" in record.getMessage()
+        ((model, why),) = serving.not_offered()
+        assert (model.name, "Nonsense" in why) == ("broken", True)
+        await serving.withdraw(model.model_id)
+        assert serving.not_offered() == [], "nobody wants it served any more"
 
 
 async def test_a_model_that_was_named_and_does_not_load_is_an_error(tmp_path: Path, registry: ModelRegistry) -> None:
@@ -74,11 +78,13 @@ async def test_adding_a_model_that_does_not_load_leaves_the_home_as_it_was(
         with pytest.raises(ExecutionError, match=r"^model mine cannot be served: "):
             await serving.install_and_serve(path, name="mine", price_base=None, price_per_item=None)
         assert registry.list() == ()
+        assert serving.not_offered() == []
         registry.add(path, name="mine", price_base=3)
         with pytest.raises(ExecutionError, match=r"^model new cannot be served: "):
             await serving.install_and_serve(path, name="new", price_base=4, price_per_item=5)
         assert [model.offer for model in registry.list()] == [Offer("mine", 3)]
         assert names(serving) == []
+        assert [model.name for model, _ in serving.not_offered()] == ["mine"]
 
 
 async def test_adding_a_model_offers_it(tmp_path: Path, registry: ModelRegistry) -> None:

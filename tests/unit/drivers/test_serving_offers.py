@@ -89,6 +89,25 @@ async def test_a_cold_model_says_how_long_its_loading_takes(registry: ModelRegis
     assert desk.progress(CLIENT, JobId(bytes(16)), model.model_id) == (Phase.RUNNING, 10)
 
 
+async def test_an_answer_waits_only_for_a_place(registry: ModelRegistry, tmp_path: Path) -> None:
+    desk, engine = make_desk(slots=2), IdleEngine()
+    serving = Serving(engine, desk, registry, PRICES)
+    model = await serving.install_and_serve(
+        models.matmul_model(tmp_path), name="m", price_base=None, price_per_item=None
+    )
+    engine.item_s, engine.wait_s, engine.next_end_s = 0.002, 0.0, 1.5
+    desk.begin(model.model_id, 5000, 100)
+    assert serving.offers()[0].queue_ms == 0, "whatever the others still need"
+    engine.wait_s = 0.25
+    engine.cold[model.model_id] = 2.0
+    assert serving.offers()[0].queue_ms == 2250
+    engine.cold.clear()
+    desk.begin(model.model_id, 5000, 100)
+    assert serving.offers()[0].queue_ms == 1500, "there is no slot before one of them has ended"
+    engine.next_end_s = None
+    assert serving.offers()[0].queue_ms == 20_000, "they have not come to the engine yet"
+
+
 async def test_a_model_that_could_not_be_loaded_is_not_offered(registry: ModelRegistry, tmp_path: Path) -> None:
     engine = IdleEngine()
     serving = Serving(engine, make_desk(), registry, PRICES)

@@ -63,6 +63,8 @@ class PretendedJobs:
     items_done: int = 0
     item_s: float | None = None
     best_items_s: float = 0.0
+    wait_s: float | None = None
+    next_end_s: float | None = None
     failures: list[ExecutionError] = field(default_factory=list)
     workers: list[PretendedWorker] = field(default_factory=list)
     devices: list[str] = field(default_factory=list)

@@ -235,8 +235,10 @@ async def test_unloading_ends_its_jobs() -> None:
 
 async def test_places_are_bounded() -> None:
     async with opened("openai", how={"hold": trio.Event()}, parallel=1) as (cluster, engine, model_id):
+        assert engine.models()[0].wait_s == 0.0
         running = await begin(engine, model_id, CHAT)
         async with running:
+            assert engine.models()[0].wait_s is None, "how long nobody can tell"
             with trio.move_on_after(0.05) as scope:
                 await begin(engine, model_id, CHAT)
             assert scope.cancelled_caught

@@ -22,7 +22,12 @@ from cocoon_p2p.execution.upstream.settings import UpstreamSettings
 from cocoon_p2p.execution.upstream.sse import EventReader, EventTooLarge
 from cocoon_p2p.generation import GenerationRequest, parse_piece
 from cocoon_p2p.ids import ModelId
-from cocoon_p2p.limits import UPSTREAM_EVENT_BYTES_MAX, UPSTREAM_JSON_BYTES_MAX
+from cocoon_p2p.limits import (
+    ANSWER_BYTES_MORE,
+    ANSWER_BYTES_PER_TOKEN,
+    UPSTREAM_EVENT_BYTES_MAX,
+    UPSTREAM_JSON_BYTES_MAX,
+)
 from cocoon_p2p.testing.engine_contract import buffer_of, refusal_of
 
 SECRET = "my very private words"
@@ -204,6 +209,19 @@ async def test_streams_without_end() -> None:
     assert error.code == "MODEL"
 
 
+@pytest.mark.parametrize("wide", ["x", "\N{GRINNING FACE}"])
+async def test_more_text_than_its_tokens_can_have_ends_the_answer_here(wide: str) -> None:
+    """A client would refuse it, after it paid for what came before."""
+    most = (ANSWER_BYTES_MORE + 2 * ANSWER_BYTES_PER_TOKEN) // len(wide.encode())
+    text, error = await failure_of_stream(STREAM_HEAD + event("Hallo") + event(most * wide))
+    assert text == "Hallo"
+    assert (error.code, error.message) == ("MODEL", "the provider's cluster sends more text than its tokens can have")
+    assert error.retryable
+    text, error = await failure_of_stream(STREAM_HEAD + event((most - ANSWER_BYTES_PER_TOKEN) * wide) + event("Hallo"))
+    assert text.endswith("Hallo")
+    assert error.message == "the provider's cluster gave what is no answer", "it lacks its end, and nothing else"
+
+
 async def test_more_tokens_than_were_asked_for_are_cut_off() -> None:
     async def endless(stream: trio.SocketStream) -> None:
         await stream.send_all(STREAM_HEAD)
@@ -231,6 +249,7 @@ async def test_more_tokens_than_were_asked_for_are_cut_off() -> None:
         event("Hallo") + b'data: {"choices": [], "usage": {"prompt_tokens": -1}}\n\n',
         event("Hallo") + b'data: {"choices": [], "usage": {"prompt_tokens": 1e9}}\n\n',
         event("Hallo") + b"data: 7\n\n",
+        event("Hallo") + event("\ud83d"),  # half a character, which nothing can write
         event("Hallo") + b"data: " + b"1" * (UPSTREAM_EVENT_BYTES_MAX + 1) + b"\n\n",
     ],
 )

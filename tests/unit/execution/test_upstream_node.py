@@ -93,6 +93,10 @@ async def test_a_cluster_is_served_in_tier_open(tmp_path: Path, key_file: Path) 
             offer = await offered(client, "vectors")
             assert (offer["device"], set(offer["prices"])) == ("upstream", {"open"})
             assert set((await offered(client, "echo"))["prices"]) == {"sealed", "open"}
+            book = {line["name"]: line["devices"] for line in (await client.market())["book"]}
+            assert (book["vectors"], book["echo"]) == ({"upstream": 1}, {"other": 1}), (
+                "a simulated device is no kind that has a name"
+            )
             outputs = await client.run("vectors", text=["banana", "b"], tier="open")
             assert outputs["embedding"].tolist() == [[6, 1], [1, 0]]
             with pytest.raises(PeerRefused) as caught:
@@ -130,13 +134,18 @@ async def test_a_cluster_that_comes_and_goes(
     section = UpstreamSection("adder", "open-inference", url=url, model="adder")
     async with served(tmp_path, config_of(key_file, section)) as (provider, client):
         assert [row["name"] for row in provider.models()] == ["echo"]
+        (row,) = provider.status()["upstreams"]
+        assert (row["name"], row["model"]) == ("adder", "adder")
+        assert row["problem"].startswith(f"cannot be reached at {url}")
         async with open_cluster(port=port):
             await until(lambda: len(provider.models()) == 2)
+            await until(lambda: provider.status()["upstreams"][0]["problem"] is None)
             offer = await offered(client, "adder")
         ones = {"a": np.ones((1, 3), np.float32), "b": np.ones((1, 3), np.float32)}
         with pytest.raises(CocoonError):
             await client.run(offer["model_id"], ones, tier="open")
         await until(lambda: len(provider.models()) == 1)
+        assert provider.status()["upstreams"][0]["problem"].startswith("cannot be reached")
     assert caplog.text.count("cannot be reached") == 2
 
 

@@ -127,3 +127,13 @@ def test_without_a_tokenizer_there_is_no_text(tmp_path: Path, registry: ModelReg
     (folder / "tokenizer.json").unlink()
     with pytest.raises(ConfigError, match=r"has no tokenizer\.json, without which"):
         registry.add(folder)
+
+
+def test_a_decoder_without_its_settings_says_what_is_missing(tmp_path: Path, registry: ModelRegistry) -> None:
+    folder = make_tiny_genai(tmp_path / "tiny")
+    (folder / "genai_config.json").unlink()
+    with pytest.raises(
+        ConfigError, match=r"looks like a model that generates text, and has no genai_config\.json"
+    ) as caught:
+        registry.add(folder)
+    assert "onnxruntime_genai.models.builder" in (caught.value.hint or "")

@@ -149,6 +149,9 @@ def test_only_what_is_needed_is_fetched_and_it_is_there_offline_afterwards(
     assert ("copying model.onnx", size) in watched.begun
     again = registry.add(f"hf:acme/embedder@{COMMIT}", hub=HubPlace(offline=True))
     assert again.model_id == model.model_id == registry.add("hf:acme/embedder", hub=HubPlace(root)).model_id
+    assert registry.add("hf:acme/embedder", hub=HubPlace(offline=True)).model_id == model.model_id
+    with pytest.raises(ConfigError, match="was not downloaded before"):
+        registry.add("hf:acme/embedder@other", hub=HubPlace(offline=True))
     assert len(hub.fetched) == 4
 
 

@@ -80,6 +80,9 @@ def test_pieces_in_any_order_with_stops_in_between(
     buffer = memoryview(bytearray(MIB))
     for piece in order:
         assert bytes(buffer[: whole.read_piece(piece, buffer)]) == data_of(partial, piece)
+        buffer[:] = bytes(len(buffer))
+        size = whole.read_cached(piece, buffer)
+        assert size is None or bytes(buffer[:size]) == data_of(partial, piece)
 
 
 def test_what_was_altered_meanwhile_is_fetched_again(tmp_path: Path) -> None:

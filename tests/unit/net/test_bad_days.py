@@ -316,7 +316,7 @@ async def test_ten_thousand_connections_from_one_address() -> None:
                 await upgrader.outbound(pipe, server.peer_id)
                 newcomers += 1
         assert newcomers > 3
-        assert sorted(waits)[len(waits) // 2] < 0.5
+        assert sorted(waits)[len(waits) // 2] < 3.0, "0.02 s on an idle machine"
         refused = sum(count for name, count in server.counters().items() if name.startswith("inbound_refused"))
         assert refused > 5_000
         nursery.cancel_scope.cancel()

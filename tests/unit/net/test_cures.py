@@ -231,10 +231,11 @@ async def test_a_frozen_peer_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None
 
 async def test_keepalive_measures_and_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "KEEPALIVE_INTERVAL_S", 0.05)
+    began = trio.current_time()
     async with pair() as (server, client):
         await trio.sleep(0.4)  # several intervals in which an unanswered ping would end it
         (peer,) = client.peers()
-        assert peer.latency_s is not None and 0 < peer.latency_s < 0.4
+        assert peer.latency_s is not None and 0 < peer.latency_s < trio.current_time() - began
         assert server.counters()["connection_failed"] == 0
 
 

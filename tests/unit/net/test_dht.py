@@ -7,16 +7,19 @@ from contextlib import AsyncExitStack
 
 import pytest
 import trio
+import trio.testing
 from net_nodes import open_node, polled
 
 from cocoon_p2p.errors import CocoonError, LocalProtocolError, RemoteProtocolError, TransportError
 from cocoon_p2p.ids import PeerId, peer_id_to_bytes
+from cocoon_p2p.net.addresses import parse_address
 from cocoon_p2p.net.dht import dht, lookup, publishing
 from cocoon_p2p.net.dht.lookup import Lookup
 from cocoon_p2p.net.dht.messages import KAD, content_id_of, provider_key, read_message, send_message
 from cocoon_p2p.net.dht.stores import _Held
 from cocoon_p2p.net.libp2p import Libp2pNetwork
 from cocoon_p2p.net.multistream import encode_prefixed, encode_varint
+from cocoon_p2p.net.switch.links import Link
 from cocoon_p2p.net.yamux.stream import MuxStream
 from cocoon_p2p.testing.net_contract import CONTENT, KEY, full_addresses
 
@@ -39,6 +42,24 @@ async def test_the_network_is_asked_before_the_local_copy() -> None:
         first._dht._server.records.put(KEY, b"2:new", trio.current_time())
         assert second._dht._server.records.get(KEY, trio.current_time()) == b"1:old"
         assert await second.dht_get(KEY) == b"2:new"
+
+
+async def test_who_dials_back_to_see_whether_he_can_stays_in_the_table() -> None:
+    """The connection is dropped before he has said on it what he speaks."""
+    async with open_node(1) as asker, open_node(2) as asked:
+        await asker.connect(asked.peer_id, asked.addresses())
+        await polled(lambda: asked.peer_id in asker._dht._table)
+        dropped = trio.Event()
+
+        async def look(link: Link) -> None:
+            await link.ended.wait()
+            await trio.testing.wait_all_tasks_blocked()
+            dropped.set()
+
+        asker._switch.on_link.append(look)
+        await asked._switch.try_dial(asker.peer_id, parse_address(asker.addresses()[0]))
+        await dropped.wait()
+        assert asked.peer_id in asker._dht._table
 
 
 async def test_an_invalid_record_of_a_peer_is_not_believed() -> None:
@@ -288,6 +309,7 @@ async def test_many_nodes_find_each_other_through_one() -> None:
             await stack.enter_async_context(open_node(number, bootstrap=full_addresses(first)))
             for number in range(2, 13)
         ]
+        await polled(lambda: all(node._dht._table.peers() for node in nodes))  # no call waits for the entry for long
         async with trio.open_nursery() as nursery:
             for number, node in enumerate(nodes):
                 nursery.start_soon(node.dht_put, f"/test-records/{number}", b"1:%d" % number)

@@ -104,10 +104,9 @@ async def test_what_was_lost_with_a_connection_is_told_again() -> None:
         await one.publish(TOPIC, b"lost on its way")
         outbox = one._gossip._neighbours[two.peer_id].outbox
         await polled(lambda: not len(outbox))
-        began = trio.current_time()
+        one._gossip._heartbeat = lambda: None  # type: ignore[method-assign]  # which would tell of it, too
         await at.connection.abort()
         assert (await anext(heard))[1] == b"lost on its way"
-        assert trio.current_time() - began < 0.8, "not by the heartbeat"
 
 
 async def test_a_better_connection_takes_over_and_the_old_stream_is_heard_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,7 +79,7 @@ async def test_the_system_keeps_nothing_for_a_peer_that_left_a_send_standing() -
         pass
     assert states(near) == ["01"]
     near.abort()
-    assert await gone(near) < 0.2
+    assert await gone(near) < pipe_module.CLOSE_LINGER_S / 2
     with pytest.raises(TransportError, match="reset"):
         while await far.receive_into(memoryview(bytearray(65536))):
             pass

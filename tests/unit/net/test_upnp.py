@@ -38,7 +38,7 @@ def test_without_a_router_nothing_waits() -> None:
     found = run_alone("upnp_without_router")
     assert found["outcome"] == "UPnP: no router answers"
     assert found["mapped"] == []
-    assert found["returned_s"] < 0.5
+    assert found["returned_s"] < found["took_s"] / 2
 
 
 class Box:

@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 from trio.testing import MockClock
-from yamux_pairs import connected
+from yamux_pairs import PATIENCE_S, connected
 
 from cocoon_p2p.errors import TransportError
 from cocoon_p2p.limits import STREAM_LINGER_S, STREAM_WINDOW_BYTES_INITIAL, STREAMS_PER_PEER_MAX
@@ -27,7 +27,7 @@ async def test_both_directions() -> None:
 async def test_a_stream_that_nobody_writes_to_is_known_to_the_peer() -> None:
     async with connected() as (alice, bob):
         await alice.open()
-        with trio.fail_after(1):
+        with trio.fail_after(PATIENCE_S):
             await bob.accept()
 
 
@@ -109,7 +109,7 @@ async def test_a_slow_reader_slows_its_writer_only() -> None:
             ours = await alice.open()
             nursery.start_soon(ours.write, bytes(2**20))
             theirs = await bob.accept()
-            with trio.fail_after(1):
+            with trio.fail_after(PATIENCE_S):
                 await theirs.read_exactly(2**20)
             await theirs.close()
             await ours.close()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cocoon_p2p.ids import ModelId
 from cocoon_p2p.limits import AUTO_SERVE_HALF_LIFE_S, AUTO_SERVE_KEEP_S, AUTO_SERVE_MODELS_MAX
-from cocoon_p2p.policy.auto_serve import Demand, ModelOnOffer, PickedUp, Shortage, ranked, victims
+from cocoon_p2p.policy.auto_serve import Demand, ModelOnOffer, PickedUp, Shortage, fits_meanwhile, ranked, victims
 
 A, B, C = (ModelId(letter * 64) for letter in "abc")
 HOUR = 3600.0
@@ -80,6 +80,11 @@ def test_the_least_recently_used_goes_first() -> None:
     assert victims(here, 25, 35, now=now, is_busy=lambda i: False) == [B, C]
     assert victims(here, 10, 35, now=now, is_busy=lambda i: i == B) == [C]
     assert victims(here, 36, 35, now=now, is_busy=lambda i: False) is None
+
+
+def test_what_is_to_go_may_stay_meanwhile_within_a_quarter_more() -> None:
+    here = [picked(A, 40, HOUR), picked(B, 40, HOUR)]
+    assert fits_meanwhile(here, 45, 100) and not fits_meanwhile(here, 46, 100)
 
 
 @given(

@@ -278,3 +278,10 @@ def test_the_lot_falls_outside_the_subnets_that_are_asked_already() -> None:
     rng = random.Random(2)
     for _ in range(100):
         assert alone in select(WANTED, [*rack, alone], count=3, rng=rng).chosen
+
+
+def test_the_wanted_reliability_is_not_rounded() -> None:
+    for wanted, said in ((0.99999, "0.99999 is wanted"), (0.9, "0.9 is wanted")):
+        no = why_not(replace(WANTED, min_reliability=wanted), replace(GOOD, reliability=0.86, tries=9))
+        assert no is not None
+        assert no.detail == f"its reliability is 0.86; {said}"

@@ -26,6 +26,7 @@ from cocoon_p2p.wire.job import (
     Cancel,
     Failure,
     FailureCode,
+    Frame,
     Input,
     JobMessage,
     Receipt,
@@ -150,10 +151,16 @@ class StreamPair:
 
     def begin(self) -> None:
         """To where the model is about to work."""
+        self.begin_unpaid()
+        self.pump()
+
+    def begin_unpaid(self) -> None:
+        """To where the prompt is counted, and the client has not heard of it."""
         self.run_client(self.client.start(self.now))
         self.pump()
         self.run_client(self.client.accept(self._pay(self.client.first_total), now=self.now, unix_ms=UNIX_MS))
-        self.pump()
+        while self.to_provider:
+            self.deliver_to_provider()
 
     def whole(self) -> None:
         self.begin()
@@ -364,6 +371,10 @@ class StreamPair:
 
     def of(self, kind: type) -> list[fx.ClientEffect | fx.ProviderEffect]:
         return [each for each in (*self.client_log, *self.provider_log) if isinstance(each, kind)]
+
+    @property
+    def items_sent(self) -> int:
+        return max(each.items for each in sent(self, Frame))
 
     @property
     def streaming(self) -> bool:

@@ -101,7 +101,7 @@ def test_a_cancellation_while_the_answer_is_on_its_way_costs_nothing() -> None:
     assert failure.code is FailureCode.CANCELLED
     assert scene.of(fx.ReleasePayment)
     (closed,) = scene.of(fx.Closed)
-    assert closed.late
+    assert closed.wasted == 1030
     scene.return_output()
     assert not scene.of(fx.Earn), "the last piece came too late"
     assert not scene.sent(Receipt)
@@ -112,7 +112,7 @@ def test_a_cancellation_during_the_work_is_not_late() -> None:
     scene.executing()
     scene.hear(Cancel(JOB_ID))
     (closed,) = scene.of(fx.Closed)
-    assert not closed.late
+    assert not closed.wasted
 
 
 def test_a_cancellation_after_the_receipt_takes_the_earning_back() -> None:
@@ -191,20 +191,27 @@ def test_a_machine_that_is_taken_back_gives_up_what_it_works_on_and_not_what_it_
 # --- standing -------------------------------------------------------------------------------------------------------
 
 
-def test_a_client_that_throws_most_work_away_is_refused_for_a_while() -> None:
+def test_a_client_that_throws_more_work_away_than_it_pays_for_is_refused_for_a_while() -> None:
     scene = Scene()
-    for number in range(8):
-        scene.desk.late_cancels.note(CLIENT.peer_id, EndedJob(JobId(bytes([number]) * 16), UNIX_MS, number < 5))
+    for number in range(16):
+        job = EndedJob(JobId(bytes([number]) * 16), UNIX_MS, paid=1000 * (number < 4), wasted=300 * (number >= 4))
+        scene.desk.late_cancels.note(CLIENT.peer_id, job)
+    scene.submit()
+    assert not scene.sent(Refusal), "it pays as much as it throws away"
+    for number in range(16, 20):
+        scene.desk.late_cancels.note(CLIENT.peer_id, EndedJob(JobId(bytes([number]) * 16), UNIX_MS, wasted=101))
+    scene.take(scene.session.lost("before any work was done"))
+    scene = Scene(scene.desk)
     scene.submit()
     refusal = scene.refusal()
-    assert (refusal.reason, refusal.needed) == (RefusalReason.STANDING, int(limits.LATE_CANCELS_MEMORY_S * 1000))
-    assert "5 of this client's last 8 jobs" in refusal.detail
+    assert (refusal.reason, refusal.needed) == (RefusalReason.STANDING, int(limits.LATE_CANCELS_HALF_LIFE_S * 1000))
+    assert "16 were left lately after work worth 4,004 nanogram" in refusal.detail
     scene.effects.clear()
     scene.hear(Ask(JOB_ID, MODEL, Tier.SEALED, 3, len(PAYLOAD), 0, 1000, 0))
     assert scene.refusal().reason is RefusalReason.STANDING
     assert not scene.of(fx.Penalise)
     scene.effects.clear()
-    scene.unix_ms += int(limits.LATE_CANCELS_MEMORY_S * 1000)
+    scene.unix_ms += int(limits.LATE_CANCELS_HALF_LIFE_S * 1000)
     scene.hear(Ask(JOB_ID, MODEL, Tier.SEALED, 3, len(PAYLOAD), 0, 1000, 0))
     assert scene.sent(Quote)
 

@@ -264,7 +264,9 @@ def test_a_failure_in_the_middle_leaves_owed_what_was_acknowledged(
     assert pair.earning.price == pair.paying.price == price(acked)
     assert pair.signed
     (closed,) = pair.of(fx.Closed)
-    assert (closed.earned, closed.late) == (True, False)  # type: ignore[union-attr]
+    # what was sent and not acknowledged counts where the client gave the time, or did not pay
+    unpaid = price(pair.items_sent) - price(acked) if code in (FailureCode.DEADLINE, FailureCode.PAYMENT) else 0
+    assert (closed.earned, closed.wasted) == (True, unpaid)  # type: ignore[union-attr]
     assert pair.client.stream.at_risk == price(acked)
 
 

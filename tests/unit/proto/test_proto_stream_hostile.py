@@ -29,6 +29,7 @@ from cocoon_p2p.wire.job import (
     Progress,
     ReceiptAck,
     Stop,
+    StreamHead,
     decode_receipt_body,
 )
 
@@ -115,7 +116,7 @@ def test_a_client_that_pays_no_more_is_waited_for_a_while_and_counts_as_late() -
     pair.now += 0.2
     pair.run_provider(pair.session.handle_timer(pair.now))
     (closed,) = pair.of(fx.Closed)
-    assert closed == dataclasses.replace(closed, error=UNPAID_LATE, late=True, earned=True)  # type: ignore[type-var]
+    assert closed == dataclasses.replace(closed, error=UNPAID_LATE, wasted=64 * PER_TOKEN, earned=True)  # type: ignore[type-var]
     assert sent(pair, Failure)[-1].code is FailureCode.PAYMENT
     assert pair.earning.state == "settled"
 
@@ -140,7 +141,8 @@ def test_a_client_that_leaves_with_most_of_an_instalment_counts_as_late(cancels:
     else:
         pair.run_provider(pair.session.lost("gone"))
     (closed,) = pair.of(fx.Closed)
-    assert (closed.late, closed.error) == (True, CANCELLED_LATE if cancels else LEFT_LATE)  # type: ignore[union-attr]
+    error = CANCELLED_LATE if cancels else LEFT_LATE
+    assert (closed.wasted, closed.error) == (64 * PER_TOKEN, error)  # type: ignore[union-attr]
 
 
 def test_a_client_that_takes_a_short_answer_and_leaves_counts_as_late() -> None:
@@ -151,15 +153,48 @@ def test_a_client_that_takes_a_short_answer_and_leaves_counts_as_late() -> None:
     assert pair.desk is not None
     pair.run_provider(pair.session.lost("gone"))
     (closed,) = pair.of(fx.Closed)
-    assert (closed.late, closed.error, closed.earned) == (True, LEFT_LATE, False)  # type: ignore[union-attr]
+    assert (closed.wasted, closed.error, closed.earned) == (price(9), LEFT_LATE, False)  # type: ignore[union-attr]
 
 
-def test_a_client_that_leaves_before_the_first_frame_does_not() -> None:
+@pytest.mark.parametrize("how", ["cancels", "leaves", "pays badly"])
+def test_a_client_that_leaves_while_its_prompt_is_worked_on_counts_with_the_prompt(how: str) -> None:
     pair = streaming(0)
+    if how == "cancels":
+        pair.hear_at_provider(Cancel(JOB_ID))
+    elif how == "leaves":
+        pair.run_provider(pair.session.lost("gone"))
+    else:
+        pair.run_provider(pair.session.more_refused(JOB_ID, "no credit"))
+    (closed,) = pair.of(fx.Closed)
+    assert (closed.wasted, closed.earned) == (price(40), False)  # type: ignore[union-attr]
+    assert pair.earning.state == "released"
+
+
+def test_a_client_that_leaves_before_anything_was_worked_on_does_not() -> None:
+    scene = Scene()
+    scene.executing()
+    scene.take(scene.session.lost("gone"))  # its input is here
+    (closed,) = scene.of(fx.Closed)
+    assert closed.wasted == 0
+    pair = StreamPair(make_stream_terms(prepaid=64), prompt=200)
+    pair.begin_unpaid()
+    assert sent(pair, StreamHead)  # its prompt is counted, and not paid for
     pair.run_provider(pair.session.lost("gone"))
     (closed,) = pair.of(fx.Closed)
-    assert (closed.late, closed.earned) == (False, False)  # type: ignore[union-attr]
-    assert pair.earning.state == "released"
+    assert closed.wasted == 0  # type: ignore[union-attr]
+
+
+def test_the_time_that_a_client_gives_counts_once_something_was_sent() -> None:
+    """Before, nobody knows whose fault it is that it took so long; after, the client had it."""
+    for steps, wasted in ((0, 0), (1, price(64))):
+        pair = StreamPair(make_stream_terms(items=64), prompt=40)
+        pair.begin()
+        for _ in range(100 * steps):
+            pair.work()
+        pair.now += 601
+        pair.run_provider(pair.session.handle_timer(pair.now))
+        (closed,) = pair.of(fx.Closed)
+        assert closed.wasted == wasted  # type: ignore[union-attr]
 
 
 def test_a_first_payment_must_reach_one_instalment_and_an_ordinary_job_has_none() -> None:
@@ -219,6 +254,34 @@ def test_frames_that_are_wrong(piece: bytes, items: int, final: bool, fault: str
     assert not sent(pair, Pay)
     assert isinstance(pair.client_log[-2], fx.EndReservation)
     assert sent(pair, Cancel), "and the provider is asked what it thinks is owed"
+
+
+def test_more_text_than_its_tokens_can_have() -> None:
+    """A frame may hold 256 KiB, and would be paid as one token."""
+    token, more = limits.ANSWER_BYTES_PER_TOKEN, limits.ANSWER_BYTES_MORE
+    for texts, right in (
+        (["€" * (more // 3)], True),  # what another provider held back, and then token by token the longest there are
+        (["x" * (more + token)], True),
+        (["x" * (more + token + 1)], False),
+        (["é" * ((more + token) // 2 + 1)], False),  # counted in bytes
+        (["x" * (more + token), *["x" * token] * 20], True),
+        (["x" * (more + token), *["x" * token] * 20, "x" * (token + 1)], False),
+        (["", "", "", "x" * (more + 4 * token)], True),  # that waited
+    ):
+        pair = streaming(0)
+        assert pair.client.stream is not None
+        sealer = FrameSealer(None)
+        for number, text in enumerate(texts, 1):
+            piece = json.dumps({"t": [7], "s": text}, ensure_ascii=False).encode()
+            message = Frame(JOB_ID, sealer.seal(piece, False), 40 + number, False)
+            if not pair.finished:
+                pair.run_client(pair.client.handle_message(message, unix_ms=UNIX_MS))
+        assert pair.finished is not right, texts[-1][:3]
+        if not right:
+            assert isinstance(pair.error, RemoteProtocolError)
+            assert pair.error.code == "PAYLOAD"
+            assert pair.of(fx.Penalise)
+            assert len(pair.of(fx.Received)) == len(texts) - 1
 
 
 def test_a_prompt_longer_than_its_bytes() -> None:

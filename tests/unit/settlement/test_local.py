@@ -266,7 +266,9 @@ async def test_channels_in_all_are_bounded(open_wallet: Opener, monkeypatch: pyt
     assert balance.available == LOCAL_GRANT_NANOGRAM + balance.claimed
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60, deadline=None
+)
 @given(data=st.data())
 def test_any_bytes_are_an_answer_and_never_a_crash(open_wallet: Opener, data: st.DataObject) -> None:
     bob = open_wallet(BOB)

@@ -283,7 +283,7 @@ def test_damage_that_shows_while_running(path: Path, monkeypatch: pytest.MonkeyP
         for number in range(300):
             store.receipts.put(replace(RECEIPT, job_id=JobId(number.to_bytes(16))))
     raw = bytearray(path.read_bytes())
-    raw[-100_000:] = b"\xa5" * 100_000
+    raw[-60_000:] = b"\xa5" * 60_000
     path.write_bytes(raw)
     monkeypatch.setattr("cocoon_p2p.store.database.DATABASE_CHECK_BYTES_MAX", 0)  # as if it were too large to check
     with open_store(path) as store, pytest.raises(StoreError) as raised:
@@ -375,13 +375,20 @@ def test_last_jobs_of_a_client(path: Path) -> None:
         store.jobs.insert(replace(numbered(JOB, 7), role="provider", peer_id=ALICE))
         store.jobs.insert(replace(numbered(JOB, 8), peer_id=ALICE, finished_at_ms=1))
         store.jobs.insert(replace(numbered(JOB, 9), role="provider", state="done", peer_id=BOB, finished_at_ms=1))
-        assert [job.finished_at_ms for job in store.jobs.last_ended(ALICE, 3)] == [2, 3, 4]
+
+        def ended() -> list[tuple[int, int]]:
+            return [(job.at_ms, job.wasted) for job in store.jobs.work_done(ALICE, 3)]
+
+        assert ended() == [(2, 0), (3, 0), (4, 0)]
         store.jobs.finish(JobId((3).to_bytes(16)), "provider", "failed", finished_at_ms=None)
-        assert [job.finished_at_ms for job in store.jobs.last_ended(ALICE, 3)] == [1, 2, 4]
-        for number, error in ((1, "late"), (2, "deadline")):
-            store.jobs.finish(JobId(number.to_bytes(16)), "provider", "failed", finished_at_ms=number, error=error)
-        assert [job.finished_at_ms for job in store.jobs.last_ended(ALICE, 3)] == [0, 4]
-        assert [job.finished_at_ms for job in store.jobs.last_ended(ALICE, 3, errors=("late", "left"))] == [0, 1, 4]
+        assert ended() == [(1, 0), (2, 0), (4, 0)]
+        for number in (1, 2):
+            store.jobs.finish(JobId(number.to_bytes(16)), "provider", "failed", finished_at_ms=number, error="late")
+        assert ended() == [(0, 0), (4, 0)]
+        store.jobs.note_wasted(JobId((1).to_bytes(16)), ALICE, 7)
+        store.jobs.note_wasted(JobId((9).to_bytes(16)), ALICE, 7)  # another's
+        assert ended() == [(0, 0), (1, 7), (4, 0)]
+        assert store.jobs.work_done(BOB, 3)[0].wasted == 0
 
 
 def test_jobs_and_receipts_of_before_are_kept(path: Path) -> None:

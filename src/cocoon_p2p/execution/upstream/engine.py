@@ -73,6 +73,11 @@ class UpstreamEngine:
             await before.aclose()
         return model.manifest
 
+    def complaint(self, name: str) -> str:
+        """What the operator was told last of the upstream of this name, in words that quote no request; "" when nothing was."""
+        complaints = self._complaints.get(name)
+        return "" if complaints is None else complaints.last
+
     def knows(self, model_id: ModelId) -> bool:
         return model_id in self._known
 

@@ -32,8 +32,13 @@ class Complaints:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._trouble = ""
+        self._trouble = self._last_oddity = ""
         self._oddities: set[str] = set()
+
+    @property
+    def last(self) -> str:
+        """The trouble that there is, else the last oddity; "" when nothing was said."""
+        return self._trouble or self._last_oddity
 
     def trouble(self, text: str) -> None:
         """It does no work."""
@@ -48,6 +53,7 @@ class Complaints:
 
     def oddity(self, text: str) -> None:
         """One answer of it was none."""
+        self._last_oddity = text
         if text not in self._oddities:
             self._oddities.add(text)
             log.warning("upstream %s: %s", self._name, text)

@@ -96,6 +96,7 @@ class UpstreamModel:
             pid=None,
             items_done=self._items_done,
             best_items_s=self._rate.best_items_s(trio.current_time()),
+            wait_s=0.0 if self._running < self.settings.parallel else None,
         )
 
     async def run(self, buffer: InputBuffer, *, items_max: int) -> EngineResult:

@@ -60,9 +60,7 @@ def read_event(tree: Any, form: EventFormat) -> Event:
         raise ValueError("more answers than were asked for")
     given = choice.get("finish_reason")
     delta = choice.get("delta") or {}
-    text = (delta.get("content") if form.chat else choice.get("text")) or ""
-    if not isinstance(text, str):
-        raise ValueError("text that is none")
+    text = _text((delta.get("content") if form.chat else choice.get("text")) or "")
     logprobs = choice.get("logprobs")
     tokens = () if logprobs is None else _chat_logprobs(logprobs) if form.chat else _plain_logprobs(logprobs)
     calls = tuple(_call_part(part) for part in delta.get("tool_calls") or ())
@@ -82,7 +80,7 @@ def _chat_logprobs(tree: Mapping[str, Any]) -> tuple[Token, ...]:
     tokens = []
     for entry in tree.get("content") or ():
         top = tuple(
-            (UNKNOWN_ID, _word(each["token"]), _micro(each["logprob"]))
+            (UNKNOWN_ID, _text(each["token"]), _micro(each["logprob"]))
             for each in (entry.get("top_logprobs") or ())[:GENERATION_LOGPROBS_MAX]
         )
         tokens.append(Token(UNKNOWN_ID, _micro(entry["logprob"]), top))
@@ -94,14 +92,15 @@ def _plain_logprobs(tree: Mapping[str, Any]) -> tuple[Token, ...]:
     tops = tree.get("top_logprobs") or [None] * len(logprobs)
     tokens = []
     for logprob, top in zip(logprobs, tops, strict=True):
-        likeliest = tuple((UNKNOWN_ID, _word(text), _micro(value)) for text, value in (top or {}).items())
+        likeliest = tuple((UNKNOWN_ID, _text(text), _micro(value)) for text, value in (top or {}).items())
         tokens.append(Token(UNKNOWN_ID, _micro(logprob), likeliest[:GENERATION_LOGPROBS_MAX]))
     return tuple(tokens)
 
 
-def _word(text: Any) -> str:
+def _text(text: Any) -> str:
     if not isinstance(text, str):
-        raise ValueError("a token that is no text")
+        raise ValueError("text that is none")
+    text.encode()  # JSON can name half a character, which nothing can write: a ValueError
     return text
 
 
@@ -113,6 +112,6 @@ def _micro(logprob: Any) -> int:
 def _call_part(part: Mapping[str, Any]) -> ToolCallPart:
     function = part.get("function") or {}
     name, arguments, index = function.get("name") or "", function.get("arguments") or "", part.get("index", 0)
-    if not isinstance(name, str) or not isinstance(arguments, str) or type(index) is not int or not 0 <= index < 128:
+    if type(index) is not int or not 0 <= index < 128:
         raise ValueError("a tool call that is none")
-    return ToolCallPart(index, name, arguments)
+    return ToolCallPart(index, _text(name), _text(arguments))

@@ -22,7 +22,7 @@ from cocoon_p2p.errors import ExecutionError
 from cocoon_p2p.execution.port import Produced
 from cocoon_p2p.execution.upstream.openai_events import UNKNOWN_ID, Event, ToolCallPart
 from cocoon_p2p.generation import CALLER, LENGTH, STOPPED, Piece, Token
-from cocoon_p2p.limits import INSTALMENT_TOKENS, PIECE_BYTES_MAX
+from cocoon_p2p.limits import ANSWER_BYTES_MORE, ANSWER_BYTES_PER_TOKEN, INSTALMENT_TOKENS, PIECE_BYTES_MAX
 
 _HELD_MAX = 4096
 """Events that wait here to be paid; then the connection is not read on."""
@@ -54,6 +54,8 @@ class UpstreamTokenStream:
         self._calls = ToolCallText()
         self._loose = ""
         """Text that waits for its token."""
+        self._text_bytes = 0
+        """UTF-8 of the text whose tokens were told."""
         self._counted = 0
         """Tokens of the answer that came from the upstream."""
         self._given = 0
@@ -175,6 +177,7 @@ class UpstreamTokenStream:
             while len(self._units) > _HELD_MAX:
                 await self._changed.wait()
         self._loose += self._calls.end()
+        self._count_text(self._loose)
         self._finish = finish or STOPPED
 
     def _add(self, event: Event) -> bool:
@@ -189,6 +192,7 @@ class UpstreamTokenStream:
         self._loose += event.text + self._calls.add(event.calls)
         self._counted += len(tokens)
         if tokens:
+            self._count_text(self._loose)
             size = len(Piece(tuple(tokens), self._loose).encode())
             if size > PIECE_BYTES_MAX:
                 raise ExecutionError("a piece of the answer is larger than a frame", code="LIMITS", retryable=True)
@@ -200,6 +204,15 @@ class UpstreamTokenStream:
             self.begun.set()
         self._pulse()
         return fits
+
+    def _count_text(self, text: str) -> None:
+        """Clients take no more text than so many tokens may have, and would refuse to pay for what came."""
+        # SPEC job/1 §10.2
+        self._text_bytes += len(text.encode())
+        if self._text_bytes > ANSWER_BYTES_MORE + ANSWER_BYTES_PER_TOKEN * self._counted:
+            raise ExecutionError(
+                "the provider's cluster sends more text than its tokens can have", code="MODEL", retryable=True
+            )
 
     def _tokens_of(self, event: Event) -> list[Token]:
         if event.answer_tokens is not None:

@@ -234,6 +234,8 @@ class Dht:
     async def _admit(self, link: Link) -> None:
         """Only peers that serve Kademlia enter the table: the library lets clients in, and lookups run into dead ends."""
         await link.identified.wait()
+        if link.ended.is_set():  # a peer that dials us back to see whether it can does not stay to say what it speaks
+            return
         self.described(link)
         if KAD in link.protocols and link.peer not in self._table:
             await self._make_room(link)
