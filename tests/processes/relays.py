@@ -19,6 +19,7 @@ class RecordingRelay:
         self._sockets: list[socket.socket] = [self._listener]
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
+        self._ended = False
         self._directions: list[bytearray] = []
         self._spawn(self._accept)
 
@@ -36,6 +37,7 @@ class RecordingRelay:
 
     def __exit__(self, *exc_info: object) -> None:
         with self._lock:
+            self._ended = True
             sockets = list(self._sockets)
         for each in sockets:
             with suppress(OSError):
@@ -54,9 +56,18 @@ class RecordingRelay:
             while True:
                 incoming, _ = self._listener.accept()
                 assert self.target is not None
-                outgoing = socket.create_connection(self.target)
+                try:
+                    outgoing = socket.create_connection(self.target)
+                except OSError:  # the target is being stopped
+                    incoming.close()
+                    continue
                 with self._lock:
                     self._sockets += [incoming, outgoing]
+                    ended = self._ended
+                if ended:
+                    incoming.close()
+                    outgoing.close()
+                    return
                 self._spawn(self._pass, incoming, outgoing)
                 self._spawn(self._pass, outgoing, incoming)
 

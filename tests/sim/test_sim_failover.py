@@ -200,7 +200,7 @@ async def test_min_reliability_leaves_out_who_failed_and_keeps_strangers(
         assert (await run(client, min_reliability=0.5)).provider == peer
         (offer,) = client.node._parts.market.offers("echo")
         client.node._parts.experience.note(peer, offer.offer.model_id, Outcome.WRONG)
-        with pytest.raises(PeerRefused, match=r"its reliability is 0\.05; 0\.50 is wanted") as caught:
+        with pytest.raises(PeerRefused, match=r"its reliability is 0\.05; 0\.5 is wanted") as caught:
             await run(client, min_reliability=0.5)
         why = client.node.why((caught.value.hint or "").rpartition(" ")[2])
         assert why["providers"][0]["would_be_yes"] == "its reliability is 0.05: --min-reliability 0.04"
