@@ -15,6 +15,7 @@ from cocoon_p2p.assembly import Parts
 from cocoon_p2p.drivers.generating import Generating, GenerationWish
 from cocoon_p2p.drivers.order import new_wish
 from cocoon_p2p.drivers.stream_answer import Answer, Usage
+from cocoon_p2p.drivers.trio_thread import in_trio_thread
 from cocoon_p2p.errors import CocoonError, ConfigError
 from cocoon_p2p.generation import MICRO, GenerationRequest, Piece, parse_request
 from cocoon_p2p.limits import GENERATION_SEED_BITS, GENERATION_STOP_GRACE_S
@@ -57,6 +58,7 @@ class Generation:
         self._wish = wish
         self._answer = answer
         self._started = False
+        self._left = in_trio_thread(answer.stop)
         self._tokens: deque[GeneratedToken] = deque()
 
     # --- what it came to, so far ---
@@ -166,7 +168,7 @@ class Generation:
         await self.aclose()
 
     def __del__(self) -> None:
-        self._answer.stop()
+        self._left()
 
     def _start(self) -> None:
         if not self._started:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import trio
 
 from cocoon_p2p.assembly import Parts
+from cocoon_p2p.drivers.trio_thread import in_trio_thread
 from cocoon_p2p.errors import CocoonError, ConfigError, PeerRefused, RefusalReason
 from cocoon_p2p.limits import JOBS_PER_PEER_MAX, MAP_IN_FLIGHT_MAX
 from cocoon_p2p.node_jobs import NodeJobs, RunRequest, RunResult, payload_of
@@ -71,6 +72,7 @@ class Spread:
         self._nursery = nursery
         self._work = work
         self._started = False
+        self._left = in_trio_thread(work.stop)
 
     def __aiter__(self) -> AsyncIterator[MapItem]:
         return self
@@ -109,7 +111,7 @@ class Spread:
         await self.aclose()
 
     def __del__(self) -> None:
-        self._work.stop()
+        self._left()
 
 
 class _Kept:

@@ -101,6 +101,10 @@ async def test_state_travels_from_provider_to_provider(
             await sim.kill(next(each.name for each in sim.nodes.values() if each.node.peer_id == last))
             assert [await next_of(session) for _ in range(2)] == [9, 12]
             assert session.provider is None
+        async with trio.open_nursery() as nursery, client.node.session("rnn", keep="travel") as session:
+            nursery.start_soon(next_of, session)
+            await trio.testing.wait_all_tasks_blocked()
+        assert session.calls == 1 and session._state == (), "it ended during the call, and keeps nothing"
         for model, options, words in (("echo", {}, "has no state"), ("rnn", {"keep": "ever"}, "keep must be one of")):
             with pytest.raises(ConfigError, match=words):
                 async with client.node.session(model, **options):

@@ -159,3 +159,7 @@ def test_error_texts_say_what_is_wrong() -> None:
     raw[16] = 99
     with pytest.raises(PayloadError, match=r"float32\[99, 3\] needs 1188 bytes, has 24"):
         decode_payload(raw)
+
+
+def test_more_cut_texts_than_the_field_has_room_for_are_told_as_the_most() -> None:
+    assert decode_payload(encoded(Payload((), cut=0x10000 + 3))).cut == 0xFFFF

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Sequence
 from typing import Any
@@ -32,7 +33,10 @@ def _highest_first(entry: tuple[str, float]) -> tuple[bool, float]:
 
 
 def classes_json(classes: Classes) -> list[list[dict[str, Any]]]:
-    return [[{"label": label, "score": score} for label, score in row] for row in classes]
+    """A score that is no finite number is null: JSON has no word for it."""
+    return [
+        [{"label": label, "score": score if math.isfinite(score) else None} for label, score in row] for row in classes
+    ]
 
 
 def class_pairs(classes: Classes, given: Payload) -> list[tuple[str, Any]]:

@@ -27,16 +27,21 @@ def run_async(work: Callable[[*Arguments], Awaitable[Result]], *arguments: *Argu
 @contextmanager
 def sigterm_as_ctrl_c() -> Iterator[None]:
     """Within the block SIGTERM is Ctrl-C: `timeout 10 cocoon-node ping` gets a summary, too. Within `run_async` it comes up where
-    Ctrl-C does."""
+    Ctrl-C does. Ctrl-C is heard here even if it was ignored, as scripts have it for what they start with &: SIGTERM would be lost."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         signal.raise_signal(signal.SIGINT)
 
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if ignored:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        if ignored:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 async def until_interrupted(work: Callable[[], Awaitable[Result]]) -> Result | None:

@@ -60,6 +60,8 @@ class Progress:
     looked_again: bool = False
     attempts_max: int = limits.JOB_ATTEMPTS_MAX
     at_risk: int = 0
+    begun: ModelId | None = None
+    """Of this model a part of the answer is here: no other one goes on with it, whatever its name stands for by now."""
     last_error: CocoonError | None = None
 
     def note_busy(self, peer: PeerId, error: CocoonError, now: float) -> None:

@@ -128,6 +128,8 @@ class _Course:
         """Who had a part of it and may come back."""
         self._looks = 0
         """How often nobody was there, since somebody was."""
+        self._waits = 0
+        """How often somebody was waited for, since the last token."""
         self.nobody: CocoonError | None = None
         """While somebody is waited for, what was said when there was nobody."""
 
@@ -158,9 +160,12 @@ class _Course:
             if leg is None:
                 return  # stopped while nobody had it
             self._looks, self.nobody = 0, None
+            before = len(self.answer.ids)
             if await self._leg(leg):
                 self._buyer.done(self._progress, leg.model, leg.attempt.job.provider)
                 return
+            if len(self.answer.ids) > before:
+                self._waits = 0
             if not self.answer.stopping:
                 self._buyer.check_retry(self._progress)
             model = self._buyer.chooser.latest(leg.model)
@@ -169,9 +174,11 @@ class _Course:
         """Nobody is left to go on with the answer: wait a little, and look for who has the model then. Raises why there is no use in
         that, or no time."""
         progress, clock = self._progress, self._ports.clock
+        if self.answer.stopping:  # it was said while nobody heard it
+            return model
         asked_nobody = self._looks > 0 and not progress.questions
         misfits = asked_nobody and any(offer.peer in self._lost for offer in model.offers)
-        wait_s = min(RESUME_LOOK_MIN_S * 2 ** min(self._looks, 10), RESUME_LOOK_MAX_S)
+        wait_s = min(RESUME_LOOK_MIN_S * 2 ** min(self._waits, 10), RESUME_LOOK_MAX_S)
         in_time = clock.now() + wait_s < progress.deadline
         if not self.answer.ids or not self._lost or misfits or not in_time:
             if self.nobody is not None:
@@ -185,7 +192,7 @@ class _Course:
         log.info("nobody is left to go on with the answer (%s): looking again in %g s", one_line(nobody), wait_s)
         with trio.CancelScope() as self._choosing:
             await trio.sleep(wait_s)
-            self._looks += 1
+            self._looks, self._waits = self._looks + 1, self._waits + 1
             return await self._look_again(model)
         return model  # stopped
 
@@ -199,7 +206,6 @@ class _Course:
         progress.busy.clear()
         progress.questions = 0
         progress.wish = new_wish()  # who had the job before does no id twice (job/1 §2)
-        progress.order = replace(progress.order, model=model.model_id)  # whatever its name stands for by now
         try:
             return replace(await self._buyer.resolve(progress), name=model.name)
         except CocoonError as error:
@@ -251,6 +257,7 @@ class _Course:
 
     def _go_on(self, model: ResolvedModel) -> int:
         """The same behind what has come."""
+        self._progress.begun = model.model_id if self.answer.ids else None
         self._request = replace(self._request, resume=tuple(self.answer.ids))
         bound = items_bound(self._request, _context(model))
         if any(each["code"] == "ITEMS" for each in self._progress.failures):

@@ -254,7 +254,7 @@ class Buyer:
 
     async def resolve(self, progress: Progress) -> ResolvedModel:
         """Raises CocoonError: NO_MODEL, AMBIGUOUS."""
-        model = await self._resolver.resolve(progress.order.model)
+        model = await self._resolver.resolve(progress.begun or progress.order.model)
         progress.discovered = self._ports.clock.now()
         progress.considered.model_id = model.model_id
         return model
@@ -298,7 +298,7 @@ class Buyer:
         progress.looked_again = True
         progress.excluded -= progress.unreachable
         progress.unreachable.clear()
-        return await self._resolver.resolve(progress.order.model)
+        return await self._resolver.resolve(progress.begun or progress.order.model)
 
     def may_retry(self, progress: Progress) -> bool:
         """After `progress.last_error`, if there was one."""

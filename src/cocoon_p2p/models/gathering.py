@@ -123,9 +123,11 @@ class Gathering:
             raise self._not_onnx(error) from error
 
     def _check_not_decoder(self, facts: OnnxFacts) -> None:
-        """Raises ConfigError for a graph that takes keys and values of earlier tokens, or such positions, and gives logits."""
-        inputs, outputs = {spec.name for spec in facts.inputs}, {spec.name for spec in facts.outputs}
-        if any(name.startswith("past") for name in inputs) or ("position_ids" in inputs and "logits" in outputs):
+        """Raises ConfigError for a graph that takes keys and values of earlier tokens, or positions, and gives logits for each
+        token: a classifier gives them for each text."""
+        inputs = {spec.name for spec in facts.inputs}
+        of_tokens = any(spec.name == "logits" and len(spec.shape or ()) == 3 for spec in facts.outputs)
+        if any(name.startswith("past") for name in inputs) or ("position_ids" in inputs and of_tokens):
             raise ConfigError(
                 f"{self._source.label} looks like a model that generates text, and has no {GENAI_CONFIG}, which says how",
                 hint="download a repository that has one (onnxruntime-genai in its name or tags), or make it: pip install "

@@ -1,6 +1,6 @@
 """Rows that nobody can read any more: set aside, so that one of them stops neither the start nor a list.
 
-They are kept as they were, in a table of their own, until the newest `kept_max` push them out.
+What can be read of them is kept in a table of their own, until the newest `kept_max` push it out.
 """
 
 from __future__ import annotations

@@ -31,6 +31,12 @@ def test_labels_stand_by_their_texts_the_best_first() -> None:
     assert classes_json(classes)[0][0] == {"label": "glad", "score": 0.5}
 
 
+def test_scores_that_are_no_numbers_are_null_in_json() -> None:
+    classes = classes_of(["a", "b", "c"], scores((math.nan, math.inf, -math.inf)))
+    assert classes is not None
+    assert [each["score"] for each in classes_json(classes)[0]] == [None] * 3
+
+
 def test_many_labels_and_many_texts_are_shown_in_part() -> None:
     labels = [f"l{i}" for i in range(LABELS_SHOWN + 2)]
     classes = classes_of(labels, scores(*[tuple(float(i) for i in range(len(labels)))] * (TEXTS_SHOWN + 3)))

@@ -333,10 +333,13 @@ def test_a_stream_that_the_shell_closed(home: Path, monkeypatch: pytest.MonkeyPa
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", None)
         patch.setattr(sys, "stderr", None)
+        patch.setattr(sys, "stdin", None)
         assert main(["version"]) == 0
+        assert sys.stdin.read() == ""
         assert main(["status", "--home", str(home)]) == 2
         sys.stdout.close()
         sys.stderr.close()
+        sys.stdin.close()
 
 
 def _write_model(folder: Path) -> Path:

@@ -80,3 +80,20 @@ def test_sigterm_comes_up_where_ctrl_c_does() -> None:
     with sigterm_as_ctrl_c(), pytest.raises(KeyboardInterrupt):
         run_async(main)
     assert began
+
+
+def test_sigterm_is_heard_where_ctrl_c_is_ignored() -> None:
+    """As scripts have it for what they start with &."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    async def main() -> None:
+        signal.raise_signal(signal.SIGTERM)
+        with trio.fail_after(5):
+            await trio.sleep_forever()
+
+    try:
+        with pytest.raises(KeyboardInterrupt), sigterm_as_ctrl_c():
+            run_async(main)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -14,13 +14,14 @@ import pytest
 
 from cocoon_p2p.assembly import _open_books
 from cocoon_p2p.drivers.clock import SystemClock
-from cocoon_p2p.drivers.recovery import recover
-from cocoon_p2p.errors import ConfigError
+from cocoon_p2p.drivers.recovery import _one_of_many, recover
+from cocoon_p2p.errors import ConfigError, StoreError
 from cocoon_p2p.home import Home
 from cocoon_p2p.ids import JobId, ModelId, Tier
 from cocoon_p2p.sealing.signing import IdentityKey
 from cocoon_p2p.settlement.local import LocalSettlement, open_local_settlement
-from cocoon_p2p.store import JobRecord, ReceiptRecord, Store, open_store
+from cocoon_p2p.store import DamagedRows, JobRecord, ReceiptRecord, Store, open_store
+from cocoon_p2p.store.database import NO_ANSWER
 from cocoon_p2p.wire.job import ReceiptBody
 
 PAYER, PAYEE, KEY = (IdentityKey.from_seed(bytes([n]) * 32) for n in (1, 2, 3))
@@ -156,3 +157,20 @@ def test_a_database_whose_content_was_lost_is_not_taken_for_a_new_one(tmp_path: 
     (tmp_path / lost).unlink()
     wal.unlink()
     start()
+
+
+def test_a_database_that_does_not_answer_ends_the_start() -> None:
+    """Every other job would fail so, too, and the node would begin with books that it cannot write."""
+    with pytest.raises(StoreError), _one_of_many(GOOD):
+        raise StoreError("is the disk full?", code=NO_ANSWER)
+
+
+def test_no_more_is_kept_of_what_was_set_aside_than_the_newest(tmp_path: Path) -> None:
+    with open_store(tmp_path / "state.sqlite3") as store:
+        damaged = DamagedRows(store._database, kept_max=3)
+        for number in range(5):
+            job = JobId(bytes([number]) * 16)
+            store.jobs.insert(job_record(job))
+            assert damaged.set_aside("jobs", "job_id=?", (job,), at_ms=number) == 1
+        assert damaged.counts() == {"jobs": 3}
+        assert damaged.counts(since_ms=3) == {"jobs": 2}

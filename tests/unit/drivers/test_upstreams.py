@@ -14,6 +14,7 @@ from cocoon_p2p.errors import ExecutionError
 from cocoon_p2p.execution.engines import EngineSet, open_engine_set
 from cocoon_p2p.execution.session_states import SessionBounds
 from cocoon_p2p.execution.upstream.engine import open_upstream_engine
+from cocoon_p2p.execution.upstream.http import Complaints
 from cocoon_p2p.execution.upstream.settings import UpstreamSettings
 from cocoon_p2p.models.registry import ModelRegistry
 
@@ -44,3 +45,13 @@ async def test_a_cluster_that_stays_away_is_told_once_and_again_when_the_reason_
                 await upstreams.begin()
         assert caplog.text.count("is not offered yet") == 2
         assert upstreams.standing()[0].problem == "it asks for a key"
+
+
+def test_what_a_cluster_did_before_a_good_answer_is_no_reason_any_more() -> None:
+    complaints = Complaints("adder")
+    complaints.oddity("it broke off an answer")
+    assert complaints.last == "it broke off an answer"
+    complaints.trouble("cannot be reached")
+    assert complaints.last == "cannot be reached"
+    complaints.over()
+    assert complaints.last == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -189,3 +190,16 @@ def test_offline_without_having_been_online(hub: Hub, registry: ModelRegistry, m
     with pytest.raises(ConfigError, match="was not downloaded before, and this is offline"):
         registry.add("hf:acme/embedder", hub=HubPlace(endpoint=hub.endpoint))
     assert not hub.fetched
+
+
+def test_offline_without_a_revision_means_the_newest_that_was_fetched(
+    hub: Hub, registry: ModelRegistry, tmp_path: Path
+) -> None:
+    model = registry.add("hf:acme/embedder", hub=HubPlace(endpoint=hub.endpoint))
+    (snapshots,) = (tmp_path / "cache").glob("models--*/snapshots")
+    for older in ("0" * 40, "f" * 40):  # whichever way they are listed
+        shutil.copytree(snapshots / COMMIT, snapshots / older)
+        (snapshots / older / "tokenizer.json").unlink()
+        for file in (snapshots / older).rglob("*.*"):
+            os.utime(file, (1e9, 1e9))
+    assert registry.add("hf:acme/embedder", hub=HubPlace(offline=True)).model_id == model.model_id

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 from pathlib import Path
 from random import Random
 
@@ -11,11 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cocoon_p2p.errors import ConfigError
+from cocoon_p2p.ids import ModelId
+from cocoon_p2p.limits import BLOB_PARTIAL_KEPT_S
 from cocoon_p2p.models import partial as partial_module
 from cocoon_p2p.models.file_digest import PieceHashes
 from cocoon_p2p.models.manifest import TENSOR, FileEntry, Manifest, TensorSpec
 from cocoon_p2p.models.partial import PartialModel, open_partial, partial_folder, partial_manifest
 from cocoon_p2p.models.registry import ModelRegistry, Offer
+from cocoon_p2p.models.wanted import Wanted, read_wanted, remember_wanted
 from cocoon_p2p.models.whole import open_whole
 from cocoon_p2p.wire.blob_layout import numbers_of
 
@@ -180,3 +185,13 @@ def test_a_file_that_was_altered_is_not_shared(tmp_path: Path) -> None:
     path.write_bytes(bytes(1000))
     with pytest.raises(Exception, match="altered"):
         open_whole(model)
+
+
+def test_what_was_asked_for_long_ago_is_not_wanted_any_more(tmp_path: Path) -> None:
+    """What had come of it is removed at that age."""
+    wanted = [Wanted(ModelId(digit * 64), "m") for digit in "ab"]
+    for each, age in zip(wanted, (BLOB_PARTIAL_KEPT_S + 60, BLOB_PARTIAL_KEPT_S - 60), strict=True):
+        remember_wanted(tmp_path, each)
+        asked = time.time() - age
+        os.utime(tmp_path / "models" / f".wanted-{each.model_id}", (asked, asked))
+    assert read_wanted(tmp_path) == (wanted[1],)

@@ -99,6 +99,14 @@ def test_a_receipt_that_is_not_signed_in_time_counts_as_work_thrown_away_until_i
     assert book.refusal(BOB, later) is None
 
 
+def test_receipts_that_are_open_for_long_weigh_as_little_as_what_was_left_then() -> None:
+    book, later = LateCancels(), NOW + int(2000 * LATE_CANCELS_HALF_LIFE_S)
+    for number in range(4 * LATE_JOBS_FREE):
+        book.earned(ALICE, JobId(number.to_bytes(16)), NOW, 500)
+    assert book.refusal(ALICE, later - 1000) is not None
+    assert book.refusal(ALICE, later) is None
+
+
 def test_many_that_are_not_signed_are_too_many_at_once() -> None:
     book = LateCancels()
     book.note(ALICE, job(10**6, paid=10**15))

@@ -37,7 +37,7 @@ class Complaints:
 
     @property
     def last(self) -> str:
-        """The trouble that there is, else the last oddity; "" when nothing was said."""
+        """The trouble that there is, else what was odd since its last good answer; "" when nothing was."""
         return self._trouble or self._last_oddity
 
     def trouble(self, text: str) -> None:
@@ -47,6 +47,7 @@ class Complaints:
             log.error("upstream %s %s", self._name, text)
 
     def over(self) -> None:
+        self._last_oddity = ""
         if self._trouble:
             self._trouble = ""
             log.warning("upstream %s answers again", self._name)
